@@ -1,0 +1,202 @@
+//! How a command's I/O is carried out: at once, on a ring, or by a pool of threads.
+//!
+//! One [`IoContext`] belongs to one request-queue thread, which also sleeps in it: with io_uring
+//! the ring waits for doorbells and data alike; without, epoll waits for doorbells and every
+//! transfer goes to the pool. A task lives in the engine while the kernel may touch its memory,
+//! and nowhere else.
+
+use std::io;
+use std::sync::Arc;
+
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::backend::Medium;
+use crate::lun::Submitted;
+use crate::task::{Answer, Task};
+
+mod outcome;
+mod poller;
+mod pool;
+mod ring;
+
+pub use pool::Pool;
+
+use poller::Poller;
+use ring::Ring;
+
+/// A transfer between a task's buffer, which is as long as it is to be, and a medium.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockIo {
+    /// Fill data-in.
+    Read {
+        /// Where on the medium, in bytes.
+        offset: u64,
+        /// From the medium itself, past volatile caches.
+        fua: bool,
+    },
+    /// Store data-out.
+    Write {
+        /// Where on the medium, in bytes.
+        offset: u64,
+        /// Answer only once it is stable.
+        fua: bool,
+    },
+    /// Make stable what was written.
+    Flush,
+}
+
+/// Why [`IoContext::wait`] returned, besides answers: a set of the bits that were given to
+/// [`IoContext::watch`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wakeups(pub u8);
+
+impl Wakeups {
+    /// Whether any of `bits` is in the set.
+    #[must_use]
+    pub fn contain(self, bits: u8) -> bool {
+        self.0 & bits != 0
+    }
+}
+
+#[derive(Debug)]
+enum Engine {
+    Inline,
+    Ring(Box<Ring>),
+    Pool(Poller),
+}
+
+/// Where one thread starts I/O and waits for it.
+#[derive(Debug)]
+pub struct IoContext {
+    engine: Engine,
+    pool: Arc<Pool>,
+}
+
+impl IoContext {
+    /// A context for `depth` tasks at a time, on io_uring where the host allows it.
+    ///
+    /// # Errors
+    /// When the host gives neither a ring nor an epoll instance.
+    pub fn new(depth: u16, pool: Arc<Pool>) -> io::Result<IoContext> {
+        match Ring::new(depth) {
+            Ok(ring) => Ok(IoContext { engine: Engine::Ring(Box::new(ring)), pool }),
+            Err(error) => {
+                static ONCE: std::sync::Once = std::sync::Once::new();
+                ONCE.call_once(|| {
+                    log::warn!("io_uring is not available ({error}); using a pool of threads");
+                });
+                IoContext::without_ring(pool)
+            }
+        }
+    }
+
+    /// A context that never uses io_uring.
+    ///
+    /// # Errors
+    /// When the host gives no epoll instance.
+    pub fn without_ring(pool: Arc<Pool>) -> io::Result<IoContext> {
+        Ok(IoContext { engine: Engine::Pool(Poller::new()?), pool })
+    }
+
+    /// A context that carries out everything before it returns. It cannot wait.
+    #[must_use]
+    pub fn inline() -> IoContext {
+        IoContext { engine: Engine::Inline, pool: Pool::new(0) }
+    }
+
+    /// From now on a write to `event` ends [`IoContext::wait`] and shows as `bit`. The event is
+    /// never read: each write is one wake-up.
+    ///
+    /// # Errors
+    /// When the host refuses to watch it.
+    pub fn watch(&mut self, event: &EventFd, bit: u8) -> io::Result<()> {
+        match &mut self.engine {
+            Engine::Inline => Ok(()),
+            Engine::Ring(ring) => ring.watch(event, bit),
+            Engine::Pool(poller) => poller.watch(event, bit),
+        }
+    }
+
+    /// Hands the transfers that have started to the host, and the answers of those that have
+    /// ended to `settle`. With `sleep`, first waits until there is one or a watched event is
+    /// written.
+    ///
+    /// # Errors
+    /// When the host's wait fails for good.
+    pub fn wait(&mut self, sleep: bool, settle: &mut impl FnMut(Answer)) -> io::Result<Wakeups> {
+        match &mut self.engine {
+            Engine::Inline => Ok(Wakeups::default()),
+            Engine::Ring(ring) => ring.wait(sleep, settle),
+            Engine::Pool(poller) => poller.wait(sleep),
+        }
+    }
+
+    /// Starts `io`, for which `task` is answered. `resid` counts the bytes of the task's buffers
+    /// that were cut off before.
+    pub(crate) fn start(
+        &mut self,
+        task: Task,
+        medium: &Arc<Medium>,
+        io: BlockIo,
+        resid: u32,
+    ) -> Submitted {
+        let transfer = Transfer { task, io, resid };
+        match &mut self.engine {
+            Engine::Inline => Submitted::Done(transfer.carry_out(medium)),
+            Engine::Ring(ring) => match ring.start(transfer, medium) {
+                Ok(()) => Submitted::Pending,
+                Err(transfer) => self.pool.start(transfer, Arc::clone(medium)),
+            },
+            Engine::Pool(_) => self.pool.start(transfer, Arc::clone(medium)),
+        }
+    }
+}
+
+/// A task together with the I/O that it waits for.
+#[derive(Debug)]
+struct Transfer {
+    task: Task,
+    io: BlockIo,
+    resid: u32,
+}
+
+impl Transfer {
+    /// Blocks until it is done.
+    fn carry_out(mut self, medium: &Medium) -> Answer {
+        let result = self.block_on(medium);
+        self.finish(result, Some(medium))
+    }
+
+    fn block_on(&mut self, medium: &Medium) -> io::Result<()> {
+        let backend = medium.backend();
+        match self.io {
+            BlockIo::Read { offset, fua } => {
+                if fua {
+                    backend.flush().inspect_err(|_| medium.note_lost_writes())?;
+                }
+                backend.read(offset, &mut self.task.data_in)
+            }
+            BlockIo::Write { offset, fua } => backend.write(offset, &mut self.task.data_out, fua),
+            BlockIo::Flush => backend.flush(),
+        }
+    }
+
+    /// Answers for what the host said; `medium` is there if `io` makes anything stable.
+    fn finish(self, result: io::Result<()>, medium: Option<&Medium>) -> Answer {
+        if result.is_err() && self.is_sync() {
+            medium.inspect(|medium| medium.note_lost_writes());
+        }
+        let resid = self.resid.saturating_add(self.task.buffer_len());
+        let response = outcome::response(self.io, result, resid);
+        self.task.answer(response)
+    }
+
+    /// Whether success means that something is stable.
+    fn is_sync(&self) -> bool {
+        match self.io {
+            BlockIo::Read { .. } => false,
+            BlockIo::Write { fua, .. } => fua,
+            BlockIo::Flush => true,
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! io_uring: transfers on raw descriptors, and the wait for everything.
+//!
+//! An operation's task stays in `ops` until its completion is read; the ring is drained before it
+//! is dropped, since the kernel may write to the tasks' memory until then. The descriptor of a
+//! transfer stays open because the bus lets go of a logical unit only after its last task.
+#![expect(unsafe_code, reason = "submission entries point to memory that the kernel uses")]
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+
+use io_uring::types::Fd;
+use io_uring::{IoUring, cqueue, opcode, squeue};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{BlockIo, Transfer, Wakeups};
+use crate::backend::{MAX_SEGMENTS, Medium};
+use crate::buffer::DataBuf;
+use crate::task::Answer;
+
+/// Marks the completion of a watched event; the low bits name it.
+const WATCH: u64 = 1 << 63;
+
+/// A transfer that the kernel works on.
+struct Op {
+    transfer: Transfer,
+    fd: RawFd,
+    offset: u64,
+    /// There if success means that something is stable.
+    medium: Option<Arc<Medium>>,
+}
+
+/// One thread's ring.
+pub(super) struct Ring {
+    ring: IoUring,
+    ops: Vec<Option<Op>>,
+    free: Vec<usize>,
+    watched: Vec<(RawFd, u8)>,
+}
+
+impl Ring {
+    /// A ring that never runs out of entries for `depth` transfers and a few watches.
+    pub(super) fn new(depth: u16) -> io::Result<Ring> {
+        let entries = u32::from(depth).saturating_add(8).next_power_of_two();
+        let depth = usize::from(depth);
+        Ok(Ring {
+            ring: IoUring::builder().setup_clamp().build(entries)?,
+            ops: (0..depth).map(|_| None).collect(),
+            free: (0..depth).rev().collect(),
+            watched: Vec::new(),
+        })
+    }
+
+    pub(super) fn watch(&mut self, event: &EventFd, bit: u8) -> io::Result<()> {
+        self.watched.push((event.as_raw_fd(), bit));
+        self.arm(event.as_raw_fd(), bit)
+    }
+
+    fn arm(&mut self, fd: RawFd, bit: u8) -> io::Result<()> {
+        let entry = opcode::PollAdd::new(Fd(fd), libc::POLLIN as u32).multi(true).build();
+        self.push(&entry.user_data(WATCH | u64::from(bit)))
+    }
+
+    /// Takes `transfer` if it can go by ring, else hands it back.
+    #[expect(clippy::result_large_err, reason = "a box would be an allocation for each transfer")]
+    pub(super) fn start(
+        &mut self,
+        transfer: Transfer,
+        medium: &Arc<Medium>,
+    ) -> Result<(), Transfer> {
+        let Some(fd) = medium.backend().raw_fd().map(|fd| fd.as_raw_fd()) else {
+            return Err(transfer);
+        };
+        let offset = match transfer.io {
+            // Two operations in order: a pool's thread is simpler, and FUA reads are rare.
+            BlockIo::Read { fua: true, .. } => return Err(transfer),
+            BlockIo::Read { offset, .. } | BlockIo::Write { offset, .. } => offset,
+            BlockIo::Flush => 0,
+        };
+        let Some(index) = self.free.pop() else { return Err(transfer) };
+        let medium = transfer.is_sync().then(|| Arc::clone(medium));
+        let op = Op { transfer, fd, offset, medium };
+        let entry = op.entry().user_data(index as u64);
+        match self.push(&entry) {
+            Ok(()) => {
+                self.ops[index] = Some(op);
+                Ok(())
+            }
+            Err(_) => {
+                self.free.push(index);
+                Err(op.transfer)
+            }
+        }
+    }
+
+    fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
+        // SAFETY: what the entry points to belongs to a task that stays in `ops` until the
+        // kernel is done with it.
+        while unsafe { self.ring.submission().push(entry) }.is_err() {
+            self.ring.submit()?;
+        }
+        Ok(())
+    }
+
+    /// Submits what was started, sleeps until anything completes if so wanted, and reads what has.
+    pub(super) fn wait(
+        &mut self,
+        sleep: bool,
+        settle: &mut impl FnMut(Answer),
+    ) -> io::Result<Wakeups> {
+        if let Err(error) = self.ring.submit_and_wait(usize::from(sleep)) {
+            // EBUSY: the completion queue is full; reading it helps.
+            let passes = [libc::EINTR, libc::EBUSY, libc::EAGAIN].map(Some);
+            if !passes.contains(&error.raw_os_error()) {
+                return Err(error);
+            }
+        }
+        let mut wakeups = Wakeups::default();
+        while let Some(entry) = self.next_completion() {
+            if entry.user_data() & WATCH == 0 {
+                self.complete(&entry, settle);
+            } else {
+                wakeups.0 |= self.woken(&entry)?;
+            }
+        }
+        Ok(wakeups)
+    }
+
+    fn next_completion(&mut self) -> Option<cqueue::Entry> {
+        self.ring.completion().next()
+    }
+
+    fn woken(&mut self, entry: &cqueue::Entry) -> io::Result<u8> {
+        let bit = u8::try_from(entry.user_data() & !WATCH).unwrap_or(0);
+        if !cqueue::more(entry.flags())
+            && let Some(&(fd, bit)) = self.watched.iter().find(|watched| watched.1 == bit)
+        {
+            self.arm(fd, bit)?;
+        }
+        Ok(bit)
+    }
+
+    fn complete(&mut self, entry: &cqueue::Entry, settle: &mut impl FnMut(Answer)) {
+        let index = usize::try_from(entry.user_data()).unwrap_or(usize::MAX);
+        let Some(mut op) = self.ops.get_mut(index).and_then(Option::take) else {
+            log::error!("bug: io_uring completed operation {index}, which was not started");
+            return;
+        };
+        let mut progress = op.progress(entry.result());
+        if let Progress::Again = progress {
+            match self.push(&op.entry().user_data(index as u64)) {
+                Ok(()) => {
+                    self.ops[index] = Some(op);
+                    return;
+                }
+                Err(error) => progress = Progress::Done(Err(error)),
+            }
+        }
+        self.free.push(index);
+        if let Progress::Done(result) = progress {
+            settle(op.transfer.finish(result, op.medium.as_deref()));
+        }
+    }
+}
+
+enum Progress {
+    Done(io::Result<()>),
+    Again,
+}
+
+impl Op {
+    fn entry(&self) -> squeue::Entry {
+        let (fd, offset) = (Fd(self.fd), self.offset);
+        match self.transfer.io {
+            BlockIo::Read { .. } => {
+                let (segments, count) = segments(&self.transfer.task.data_in);
+                opcode::Readv::new(fd, segments, count).offset(offset).build()
+            }
+            BlockIo::Write { fua, .. } => {
+                let (segments, count) = segments(&self.transfer.task.data_out);
+                let flags = if fua { libc::RWF_DSYNC } else { 0 };
+                opcode::Writev::new(fd, segments, count).offset(offset).rw_flags(flags).build()
+            }
+            BlockIo::Flush => {
+                opcode::Fsync::new(fd).flags(io_uring::types::FsyncFlags::DATASYNC).build()
+            }
+        }
+    }
+
+    /// Takes the kernel's `result`: bytes moved, or a negative errno.
+    fn progress(&mut self, result: i32) -> Progress {
+        let Ok(moved) = u32::try_from(result) else {
+            return match -result {
+                libc::EINTR => Progress::Again,
+                errno => Progress::Done(Err(io::Error::from_raw_os_error(errno))),
+            };
+        };
+        let (data, end) = match self.transfer.io {
+            BlockIo::Read { .. } => (&mut self.transfer.task.data_in, io::ErrorKind::UnexpectedEof),
+            BlockIo::Write { .. } => (&mut self.transfer.task.data_out, io::ErrorKind::WriteZero),
+            BlockIo::Flush => return Progress::Done(Ok(())),
+        };
+        data.advance(moved as usize);
+        self.offset += u64::from(moved);
+        match (data.is_empty(), moved) {
+            (true, _) => Progress::Done(Ok(())),
+            (false, 0) => Progress::Done(Err(end.into())),
+            (false, _) => Progress::Again,
+        }
+    }
+}
+
+fn segments(data: &DataBuf) -> (*const libc::iovec, u32) {
+    let segments = data.iovecs();
+    let count = u32::try_from(segments.len().min(MAX_SEGMENTS)).unwrap_or(0);
+    (segments.as_ptr(), count)
+}
+
+impl Drop for Ring {
+    /// Waits for the kernel to let go of every task's memory.
+    fn drop(&mut self) {
+        self.watched.clear();
+        while self.free.len() < self.ops.len() {
+            if let Err(error) = self.wait(true, &mut Answer::deliver) {
+                // Freeing the tasks now would let the kernel write to memory of somebody else.
+                log::error!("bug: cannot drain io_uring: {error}");
+                std::mem::forget(std::mem::take(&mut self.ops));
+                return;
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Ring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Ring({} of {} in flight)", self.ops.len() - self.free.len(), self.ops.len())
+    }
+}

@@ -1,0 +1,12 @@
+//! The words of SCSI: status and sense, CDBs, the opcode table, and parameter data.
+//!
+//! Bytes in, bytes out; nothing here knows a device.
+
+pub mod cdb;
+pub mod inquiry;
+pub mod mode;
+pub mod opcode;
+pub mod sense;
+pub mod status;
+pub mod vpd;
+pub mod wire;

@@ -1,0 +1,208 @@
+//! Sense data (SPC-6 4.4): why a command ended as it did.
+
+use super::wire::{put_u16, put_u32, put_u64};
+
+/// A sense key (SPC-6 table 27).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SenseKey(pub u8);
+
+impl SenseKey {
+    /// Nothing to tell.
+    pub const NO_SENSE: SenseKey = SenseKey(0x0);
+    /// The logical unit cannot be accessed.
+    pub const NOT_READY: SenseKey = SenseKey(0x2);
+    /// The medium, or the recorded data, is flawed.
+    pub const MEDIUM_ERROR: SenseKey = SenseKey(0x3);
+    /// The device failed.
+    pub const HARDWARE_ERROR: SenseKey = SenseKey(0x4);
+    /// The CDB or the parameter data is wrong.
+    pub const ILLEGAL_REQUEST: SenseKey = SenseKey(0x5);
+    /// Something changed that the initiator should know.
+    pub const UNIT_ATTENTION: SenseKey = SenseKey(0x6);
+    /// The medium must not be written.
+    pub const DATA_PROTECT: SenseKey = SenseKey(0x7);
+    /// The device aborted the command; it may be tried again.
+    pub const ABORTED_COMMAND: SenseKey = SenseKey(0xb);
+}
+
+/// A sense key with its additional sense code and qualifier (SPC-6 annex F).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SenseCode {
+    /// SENSE KEY
+    pub key: SenseKey,
+    /// ADDITIONAL SENSE CODE
+    pub asc: u8,
+    /// ADDITIONAL SENSE CODE QUALIFIER
+    pub ascq: u8,
+}
+
+impl SenseCode {
+    const fn new(key: SenseKey, asc: u8, ascq: u8) -> SenseCode {
+        SenseCode { key, asc, ascq }
+    }
+
+    /// Nothing to tell.
+    pub const NO_SENSE: SenseCode = SenseCode::new(SenseKey::NO_SENSE, 0x00, 0x00);
+    /// A write failed and will fail again.
+    pub const WRITE_ERROR: SenseCode = SenseCode::new(SenseKey::MEDIUM_ERROR, 0x0c, 0x00);
+    /// A read failed and will fail again.
+    pub const UNRECOVERED_READ_ERROR: SenseCode =
+        SenseCode::new(SenseKey::MEDIUM_ERROR, 0x11, 0x00);
+    /// The device failed within.
+    pub const INTERNAL_TARGET_FAILURE: SenseCode =
+        SenseCode::new(SenseKey::HARDWARE_ERROR, 0x44, 0x00);
+    /// The opcode is not supported.
+    pub const INVALID_COMMAND_OPERATION_CODE: SenseCode =
+        SenseCode::new(SenseKey::ILLEGAL_REQUEST, 0x20, 0x00);
+    /// The command reaches past the last block.
+    pub const LBA_OUT_OF_RANGE: SenseCode = SenseCode::new(SenseKey::ILLEGAL_REQUEST, 0x21, 0x00);
+    /// A field of the CDB has a value that is not supported.
+    pub const INVALID_FIELD_IN_CDB: SenseCode =
+        SenseCode::new(SenseKey::ILLEGAL_REQUEST, 0x24, 0x00);
+    /// There is no such logical unit.
+    pub const LOGICAL_UNIT_NOT_SUPPORTED: SenseCode =
+        SenseCode::new(SenseKey::ILLEGAL_REQUEST, 0x25, 0x00);
+    /// The mode page has no saved values.
+    pub const SAVING_PARAMETERS_NOT_SUPPORTED: SenseCode =
+        SenseCode::new(SenseKey::ILLEGAL_REQUEST, 0x39, 0x00);
+    /// The medium is write-protected.
+    pub const WRITE_PROTECTED: SenseCode = SenseCode::new(SenseKey::DATA_PROTECT, 0x27, 0x00);
+    /// The backing store is out of space (SBC-4 4.7.3.6).
+    pub const SPACE_ALLOCATION_FAILED_WRITE_PROTECT: SenseCode =
+        SenseCode::new(SenseKey::DATA_PROTECT, 0x27, 0x07);
+    /// The first command after power-on.
+    pub const POWER_ON_OCCURRED: SenseCode = SenseCode::new(SenseKey::UNIT_ATTENTION, 0x29, 0x01);
+    /// LUNs came or went behind this target.
+    pub const REPORTED_LUNS_DATA_HAS_CHANGED: SenseCode =
+        SenseCode::new(SenseKey::UNIT_ATTENTION, 0x3f, 0x0e);
+}
+
+/// Where in the CDB the wrong field begins (SPC-6 4.4.2.4.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FieldPointer {
+    /// Byte of the CDB.
+    pub byte: u16,
+    /// Leftmost bit of the field in that byte, if the field does not begin with the byte.
+    pub bit: Option<u8>,
+}
+
+impl FieldPointer {
+    /// SENSE KEY SPECIFIC: SKSV, C/D, BPV, BIT POINTER, FIELD POINTER.
+    fn to_bytes(self) -> [u8; 3] {
+        const SKSV_AND_CDB: u8 = 0x80 | 0x40;
+        let bit = self.bit.map_or(0, |bit| 0x08 | bit & 0x07);
+        let [high, low] = self.byte.to_be_bytes();
+        [SKSV_AND_CDB | bit, high, low]
+    }
+}
+
+/// Sense data, before its format is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sense {
+    /// What happened.
+    pub code: SenseCode,
+    /// Which field of the CDB is to blame.
+    pub field: Option<FieldPointer>,
+    /// INFORMATION: for a block device, the first LBA that failed (SBC-4 4.18.1).
+    pub information: Option<u64>,
+}
+
+impl Sense {
+    /// Length of fixed format sense data, in bytes.
+    pub const FIXED_LEN: usize = 18;
+
+    /// INVALID FIELD IN CDB at a byte, or at a bit of it.
+    #[must_use]
+    pub const fn invalid_field(byte: u16, bit: Option<u8>) -> Sense {
+        let field = Some(FieldPointer { byte, bit });
+        Sense { code: SenseCode::INVALID_FIELD_IN_CDB, field, information: None }
+    }
+
+    /// LBA OUT OF RANGE, naming the first LBA that does not exist.
+    #[must_use]
+    pub const fn lba_out_of_range(lba: u64) -> Sense {
+        Sense { code: SenseCode::LBA_OUT_OF_RANGE, field: None, information: Some(lba) }
+    }
+
+    /// The data in the format that the DESC bit of a REQUEST SENSE asks for.
+    #[must_use]
+    pub fn to_bytes(&self, descriptor_format: bool) -> Vec<u8> {
+        if descriptor_format { self.to_descriptor() } else { self.to_fixed().to_vec() }
+    }
+
+    /// Fixed format, current information (SPC-6 4.4.3). INFORMATION goes in where it fits its
+    /// four bytes, else VALID stays 0.
+    #[must_use]
+    pub fn to_fixed(&self) -> [u8; Sense::FIXED_LEN] {
+        let mut data = [0; Sense::FIXED_LEN];
+        data[0] = 0x70;
+        if let Some(information) = self.information.and_then(|lba| u32::try_from(lba).ok()) {
+            data[0] |= 0x80;
+            put_u32(&mut data, 3, information);
+        }
+        data[2] = self.code.key.0;
+        data[7] = 10;
+        data[12] = self.code.asc;
+        data[13] = self.code.ascq;
+        if let Some(field) = self.field {
+            data[15..18].copy_from_slice(&field.to_bytes());
+        }
+        data
+    }
+
+    /// Descriptor format, current information (SPC-6 4.4.2).
+    #[must_use]
+    pub fn to_descriptor(&self) -> Vec<u8> {
+        let mut data = vec![0x72, self.code.key.0, self.code.asc, self.code.ascq, 0, 0, 0, 0];
+        if let Some(information) = self.information {
+            let mut descriptor = [0x00, 0x0a, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            put_u64(&mut descriptor, 4, information);
+            data.extend(descriptor);
+        }
+        if let Some(field) = self.field {
+            let [first, high, low] = field.to_bytes();
+            data.extend([0x02, 0x06, 0, 0, first, high, low, 0]);
+        }
+        let additional = u16::try_from(data.len() - 8).unwrap_or(0);
+        put_u16(&mut data, 6, additional);
+        data
+    }
+}
+
+impl From<SenseCode> for Sense {
+    fn from(code: SenseCode) -> Sense {
+        Sense { code, field: None, information: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fixed_format() {
+        let plain = Sense::from(SenseCode::WRITE_PROTECTED).to_fixed();
+        assert_eq!(plain, [0x70, 0, 7, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x27, 0, 0, 0, 0, 0]);
+        let range = Sense::lba_out_of_range(0x0102_0304).to_fixed();
+        assert_eq!(range, [0xf0, 0, 5, 1, 2, 3, 4, 10, 0, 0, 0, 0, 0x21, 0, 0, 0, 0, 0]);
+        let beyond = Sense::lba_out_of_range(1 << 32).to_fixed();
+        assert_eq!(beyond[..7], [0x70, 0, 5, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn the_field_pointer_names_byte_and_bit() {
+        assert_eq!(Sense::invalid_field(2, None).to_fixed()[15..], [0xc0, 0, 2]);
+        assert_eq!(Sense::invalid_field(1, Some(7)).to_fixed()[15..], [0xcf, 0, 1]);
+    }
+
+    #[test]
+    fn descriptor_format() {
+        let both = Sense { information: Some(1 << 40), ..Sense::invalid_field(1, Some(4)) };
+        let expected = [
+            [0x72, 5, 0x24, 0, 0, 0, 0, 20].as_slice(),
+            &[0, 0x0a, 0x80, 0, 0, 0, 1, 0, 0, 0, 0, 0],
+            &[2, 6, 0, 0, 0xcc, 0, 1, 0],
+        ];
+        assert_eq!(both.to_descriptor(), expected.concat());
+    }
+}

@@ -1,0 +1,20 @@
+//! Status codes (SAM-6 5.3).
+
+/// A status byte. Values that are not named here go through unchanged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status(pub u8);
+
+impl Status {
+    /// The command completed without error.
+    pub const GOOD: Status = Status(0x00);
+    /// The command failed, or there is something to tell; sense data says what.
+    pub const CHECK_CONDITION: Status = Status(0x02);
+    /// The logical unit cannot take a command now; try again.
+    pub const BUSY: Status = Status(0x08);
+    /// The command conflicts with a reservation.
+    pub const RESERVATION_CONFLICT: Status = Status(0x18);
+    /// The logical unit's queue is full.
+    pub const TASK_SET_FULL: Status = Status(0x28);
+    /// The task was aborted by another initiator.
+    pub const TASK_ABORTED: Status = Status(0x40);
+}

@@ -1,0 +1,262 @@
+//! Commands through a lane: who is addressed, what comes first, and attaching and detaching
+//! under way.
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use common::{Initiator, spec};
+use storage::backend::{Geometry, Medium, Memory};
+use storage::engine::IoContext;
+use storage::lun::disk::Disk;
+use storage::lun::{LogicalUnit, Submitted};
+use storage::scsi::sense::SenseCode;
+use storage::target::address::{Lun, LunAddress};
+use storage::target::{AttachError, Bus, DetachError, Lane};
+use storage::task::{Answer, Response, ServiceResponse, Task};
+use vmm_sys_util::eventfd::EventFd;
+
+const TEST_UNIT_READY: &[u8] = &[0, 0, 0, 0, 0, 0];
+const REQUEST_SENSE: &[u8] = &[3, 0, 0, 0, 252, 0];
+const INQUIRY: &[u8] = &[0x12, 0, 0, 0, 96, 0];
+const REPORT_LUNS: &[u8] = &[0xa0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0];
+const LONG: Duration = Duration::from_secs(60);
+
+fn disk() -> Arc<dyn LogicalUnit> {
+    let geometry = Geometry { blocks: 8, block_size: 512 };
+    Arc::new(Disk::new(Medium::new(Box::new(Memory::new(geometry))), &spec()))
+}
+
+/// One queue's view of a bus.
+struct Queue {
+    bus: Arc<Bus>,
+    lane: Lane,
+    wake: EventFd,
+    io: IoContext,
+    initiator: Initiator,
+}
+
+impl Queue {
+    fn new(units: &[(u8, u16)]) -> Queue {
+        let bus = Bus::new(1).unwrap();
+        for &(target, number) in units {
+            bus.attach(target, number, disk()).unwrap();
+        }
+        Queue::on(bus)
+    }
+
+    fn on(bus: Arc<Bus>) -> Queue {
+        let (lane, wake) = bus.lane(0).unwrap();
+        let mut io = IoContext::inline();
+        let initiator = Initiator::new(&mut io);
+        Queue { bus, lane, wake, io, initiator }
+    }
+
+    fn submit(&mut self, target: u8, lun: Lun, cdb: &[u8]) -> u32 {
+        let (place, task) = self.initiator.task(cdb, &[], 256);
+        let address = LunAddress { target, lun };
+        if let Submitted::Done(answer) = self.lane.submit(address, task, &mut self.io) {
+            self.settle(answer);
+        }
+        place
+    }
+
+    fn settle(&mut self, answer: Answer) {
+        let (ticket, response) = self.lane.settle(answer);
+        self.initiator.finish(ticket.token().place, response);
+    }
+
+    fn run(&mut self, target: u8, lun: Lun, cdb: &[u8]) -> (Response, Vec<u8>) {
+        let place = self.submit(target, lun, cdb);
+        self.initiator.answered.remove(&place).expect("answered at once")
+    }
+
+    /// Takes a unit attention away.
+    fn clear(&mut self, target: u8, number: u16) {
+        let attention = self.run(target, Lun::Unit(number), TEST_UNIT_READY).0;
+        assert_eq!(attention, Response::check_condition(SenseCode::POWER_ON_OCCURRED, 256));
+        assert_eq!(self.run(target, Lun::Unit(number), TEST_UNIT_READY).0, Response::good(256));
+    }
+}
+
+fn check(code: SenseCode) -> Response {
+    Response::check_condition(code, 256)
+}
+
+#[test]
+fn a_target_without_logical_units_does_not_answer() {
+    let mut queue = Queue::new(&[(1, 0)]);
+    let nobody = Response::Failed(ServiceResponse::BadTarget);
+    for target in [0, 2, 255] {
+        assert_eq!(queue.run(target, Lun::Unit(0), INQUIRY).0, nobody);
+        assert_eq!(queue.run(target, Lun::ReportLuns, REPORT_LUNS).0, nobody);
+    }
+}
+
+#[test]
+fn a_missing_logical_unit_says_so() {
+    let mut queue = Queue::new(&[(0, 1)]);
+    for lun in [Lun::Unit(0), Lun::Unit(2), Lun::Unit(Lun::MAX), Lun::Unsupported] {
+        let (response, data) = queue.run(0, lun, INQUIRY);
+        assert_eq!((response, data[0]), (Response::good(256 - 96), 0x7f));
+        let (response, data) = queue.run(0, lun, REQUEST_SENSE);
+        assert_eq!((response, data[2], data[12]), (Response::good(256 - 18), 5, 0x25));
+        let refused = check(SenseCode::LOGICAL_UNIT_NOT_SUPPORTED);
+        assert_eq!(queue.run(0, lun, TEST_UNIT_READY).0, refused);
+        assert_eq!(queue.run(0, lun, &[0xff]).0, refused);
+    }
+    assert_eq!(
+        queue.run(0, Lun::Unit(2), REPORT_LUNS).0,
+        check(SenseCode::LOGICAL_UNIT_NOT_SUPPORTED)
+    );
+}
+
+#[test]
+fn report_luns_lists_the_target_in_both_formats() {
+    let mut queue = Queue::new(&[(0, 300), (0, 1), (3, 9)]);
+    let list =
+        [[0, 0, 0, 16, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0, 0], [0x41, 0x2c, 0, 0, 0, 0, 0, 0]]
+            .concat();
+    for lun in [Lun::Unit(0), Lun::Unit(1), Lun::ReportLuns] {
+        let (response, data) = queue.run(0, lun, REPORT_LUNS);
+        assert_eq!(response, Response::good(256 - 24));
+        assert_eq!(data[..24], list);
+    }
+    let well_known = [&REPORT_LUNS[..2], &[1], &REPORT_LUNS[3..]].concat();
+    let (_, data) = queue.run(0, Lun::ReportLuns, &well_known);
+    assert_eq!(data[..16], [0, 0, 0, 8, 0, 0, 0, 0, 0xc1, 1, 0, 0, 0, 0, 0, 0]);
+}
+
+#[test]
+fn the_first_command_hears_of_power_on_once() {
+    let mut queue = Queue::new(&[(0, 0)]);
+    for exempt in [INQUIRY, REPORT_LUNS] {
+        assert!(matches!(
+            queue.run(0, Lun::Unit(0), exempt).0,
+            Response::Status { sense: None, .. }
+        ));
+    }
+    queue.clear(0, 0);
+}
+
+#[test]
+fn request_sense_returns_the_attention_and_clears_it() {
+    let mut queue = Queue::new(&[(0, 0)]);
+    let (_, data) = queue.run(0, Lun::Unit(0), REQUEST_SENSE);
+    assert_eq!((data[2], data[12], data[13]), (6, 0x29, 1));
+    assert_eq!(queue.run(0, Lun::Unit(0), TEST_UNIT_READY).0, Response::good(256));
+}
+
+#[test]
+fn attaching_tells_the_siblings_and_report_luns_clears_it() {
+    let mut queue = Queue::new(&[(0, 0), (0, 1), (5, 0)]);
+    [(0, 0), (0, 1), (5, 0)].into_iter().for_each(|(target, lun)| {
+        queue.run(target, Lun::Unit(lun), REQUEST_SENSE);
+        queue.run(target, Lun::Unit(lun), REQUEST_SENSE);
+    });
+    queue.bus.attach(0, 2, disk()).unwrap();
+    assert_eq!(queue.run(5, Lun::Unit(0), TEST_UNIT_READY).0, Response::good(256));
+    let changed = check(SenseCode::REPORTED_LUNS_DATA_HAS_CHANGED);
+    assert_eq!(queue.run(0, Lun::Unit(0), TEST_UNIT_READY).0, changed);
+    queue.run(0, Lun::Unit(0), REPORT_LUNS);
+    assert_eq!(queue.run(0, Lun::Unit(1), TEST_UNIT_READY).0, Response::good(256));
+    queue.clear(0, 2);
+}
+
+#[test]
+fn an_address_is_given_once() {
+    let queue = Queue::new(&[(0, 0)]);
+    assert_eq!(queue.bus.attach(0, 0, disk()), Err(AttachError::Taken(0, 0)));
+    let above = Lun::MAX + 1;
+    assert_eq!(queue.bus.attach(0, above, disk()), Err(AttachError::TooLarge(above)));
+    assert_eq!(queue.bus.detach(0, 1, LONG), Err(DetachError::Missing(0, 1)));
+}
+
+/// A logical unit that keeps its tasks.
+#[derive(Debug, Default)]
+struct Stalled(Mutex<Vec<Task>>);
+
+impl LogicalUnit for Stalled {
+    fn submit(&self, task: Task, _: &mut IoContext) -> Submitted {
+        self.0.lock().unwrap().push(task);
+        Submitted::Pending
+    }
+
+    fn max_transfer(&self) -> u64 {
+        u64::MAX
+    }
+}
+
+#[test]
+fn detaching_waits_for_commands_and_parks_new_ones() {
+    let bus = Bus::new(1).unwrap();
+    let stalled = Arc::new(Stalled::default());
+    bus.attach(0, 0, Arc::clone(&stalled) as _).unwrap();
+    bus.attach(0, 1, disk()).unwrap();
+    let mut queue = Queue::on(Arc::clone(&bus));
+    queue.run(0, Lun::Unit(0), REQUEST_SENSE);
+    queue.run(0, Lun::Unit(0), REQUEST_SENSE);
+    let running = queue.submit(0, Lun::Unit(0), TEST_UNIT_READY);
+
+    let detached = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            bus.detach(0, 0, LONG).unwrap();
+            detached.store(true, Ordering::SeqCst);
+        });
+        // Once the gate is closed a command waits instead of reaching the logical unit.
+        let parked = loop {
+            let place = queue.submit(0, Lun::Unit(0), TEST_UNIT_READY);
+            if stalled.0.lock().unwrap().len() == 1 {
+                break place;
+            }
+            let task = stalled.0.lock().unwrap().pop().unwrap();
+            queue.settle(task.answer(Response::good(0)));
+        };
+        assert!(!detached.load(Ordering::SeqCst));
+        assert!(!queue.initiator.answered.contains_key(&parked));
+
+        let task = stalled.0.lock().unwrap().pop().unwrap();
+        queue.settle(task.answer(Response::good(0)));
+        assert_eq!(queue.initiator.answered[&running].0, Response::good(0));
+        while queue.wake.read().is_err() {
+            thread::yield_now();
+        }
+        for answer in queue.lane.resume(&mut queue.io) {
+            queue.settle(answer);
+        }
+        let gone = check(SenseCode::LOGICAL_UNIT_NOT_SUPPORTED);
+        assert_eq!(queue.initiator.answered[&parked].0, gone);
+    });
+    assert!(detached.load(Ordering::SeqCst));
+    let (_, data) = queue.run(0, Lun::Unit(0), INQUIRY);
+    assert_eq!(data[0], 0x7f);
+}
+
+#[test]
+fn detaching_gives_up_on_a_command_that_does_not_end() {
+    let bus = Bus::new(1).unwrap();
+    let stalled = Arc::new(Stalled::default());
+    bus.attach(0, 0, Arc::clone(&stalled) as _).unwrap();
+    let mut queue = Queue::on(Arc::clone(&bus));
+    queue.run(0, Lun::Unit(0), REQUEST_SENSE);
+    let place = queue.submit(0, Lun::Unit(0), TEST_UNIT_READY);
+    assert_eq!(bus.detach(0, 0, Duration::from_millis(1)), Err(DetachError::Busy(0, 0)));
+    let task = stalled.0.lock().unwrap().pop().unwrap();
+    queue.settle(task.answer(Response::good(7)));
+    assert_eq!(queue.initiator.answered[&place].0, Response::good(7));
+    bus.detach(0, 0, LONG).unwrap();
+}
+
+#[test]
+fn a_place_is_used_again() {
+    let mut queue = Queue::new(&[(0, 0)]);
+    queue.bus.detach(0, 0, LONG).unwrap();
+    queue.bus.attach(0, 7, disk()).unwrap();
+    queue.clear(0, 7);
+    let nothing = check(SenseCode::LOGICAL_UNIT_NOT_SUPPORTED);
+    assert_eq!(queue.run(0, Lun::Unit(0), TEST_UNIT_READY).0, nothing);
+}

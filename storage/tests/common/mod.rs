@@ -1,0 +1,135 @@
+//! An initiator for tests: it issues commands and collects the answers, wherever they come from.
+#![allow(dead_code, reason = "each test binary uses a part")]
+#![expect(unsafe_code, reason = "tasks borrow the initiator's buffers")]
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use storage::buffer::{DataBuf, OwnedBuf};
+use storage::engine::IoContext;
+use storage::lun::Submitted;
+use storage::lun::spec::{Ascii, Backing, Identity, LunSpec, Naa};
+use storage::scsi::cdb::Cdb;
+use storage::task::{Answer, ReplySink, Response, Task, Ticket, Token};
+use vmm_sys_util::eventfd::EventFd;
+
+/// The bit of the initiator's own event.
+pub const ANSWERED: u8 = 1 << 0;
+
+/// Answers from other threads.
+pub struct Inbox {
+    pub answers: Mutex<Vec<Answer>>,
+    pub event: EventFd,
+}
+
+impl ReplySink for Inbox {
+    fn complete(&self, answer: Answer) {
+        self.answers.lock().unwrap().push(answer);
+        self.event.write(1).unwrap();
+    }
+}
+
+/// Issues commands by number.
+pub struct Initiator {
+    pub inbox: Arc<Inbox>,
+    buffers: HashMap<u32, (OwnedBuf, OwnedBuf)>,
+    pub answered: HashMap<u32, (Response, Vec<u8>)>,
+    next: u32,
+}
+
+impl Initiator {
+    pub fn new(io: &mut IoContext) -> Initiator {
+        let event = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        io.watch(&event, ANSWERED).unwrap();
+        let inbox = Arc::new(Inbox { answers: Mutex::default(), event });
+        Initiator { inbox, buffers: HashMap::new(), answered: HashMap::new(), next: 0 }
+    }
+
+    /// A task that sends `out` and has room for `in_len` bytes, in segments of odd lengths.
+    pub fn task(&mut self, cdb: &[u8], out: &[u8], in_len: usize) -> (u32, Task) {
+        let place = self.next;
+        self.next += 1;
+        let first = in_len / 3;
+        let (out, into) = (OwnedBuf::holding(out), OwnedBuf::zeroed(&[first, in_len - first]));
+        let (out, into) = self.buffers.entry(place).or_insert((out, into));
+        // SAFETY: the buffers are kept until the answer has come.
+        let (data_out, data_in): (DataBuf, DataBuf) = unsafe { (out.lend(), into.lend()) };
+        let ticket = Ticket::new(Arc::clone(&self.inbox) as _);
+        let ticket = ticket.with_token(Token { place, generation: 0 });
+        (place, Task::new(ticket, Cdb::new(cdb), data_out, data_in))
+    }
+
+    /// Notes an answer that came at once.
+    pub fn took(&mut self, submitted: Submitted) {
+        if let Submitted::Done(answer) = submitted {
+            self.settle(answer);
+        }
+    }
+
+    pub fn settle(&mut self, answer: Answer) {
+        let response = answer.response;
+        self.finish(answer.into_ticket().token().place, response);
+    }
+
+    /// Notes the response to a command.
+    pub fn finish(&mut self, place: u32, response: Response) {
+        let (_, into) = self.buffers.remove(&place).expect("answered once");
+        self.answered.insert(place, (response, into.bytes()));
+    }
+
+    /// Notes what lies in the inbox.
+    pub fn collect(&mut self) {
+        let answers: Vec<Answer> = std::mem::take(&mut *self.inbox.answers.lock().unwrap());
+        answers.into_iter().for_each(|answer| self.settle(answer));
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.buffers.is_empty()
+    }
+
+    /// Waits until every command is answered.
+    pub fn drain(&mut self, io: &mut IoContext) {
+        let start = Instant::now();
+        self.collect();
+        while !self.is_idle() {
+            assert!(start.elapsed() < Duration::from_secs(60), "commands do not end");
+            io.wait(true, &mut |answer| self.settle(answer)).unwrap();
+            self.collect();
+        }
+    }
+}
+
+impl Drop for Initiator {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert!(self.is_idle(), "a command was not answered");
+        }
+    }
+}
+
+/// A disk's specification for tests; the backing is not opened.
+pub fn spec() -> LunSpec {
+    LunSpec {
+        backing: Backing::RawImage("disk.img".into()),
+        read_only: false,
+        rotational: false,
+        identity: Identity {
+            vendor: Ascii::new("VMM").unwrap(),
+            product: Ascii::new("VIRTUAL DISK").unwrap(),
+            revision: Ascii::new("0.1").unwrap(),
+            serial: "0123456789".into(),
+            wwn: Naa::parse("3123456789abcdef").unwrap(),
+        },
+    }
+}
+
+/// READ(16) or WRITE(16).
+pub fn transfer_16(opcode: u8, fua: bool, lba: u64, blocks: u32) -> [u8; 16] {
+    let mut cdb = [0; 16];
+    cdb[0] = opcode;
+    cdb[1] = u8::from(fua) << 3;
+    cdb[2..10].copy_from_slice(&lba.to_be_bytes());
+    cdb[10..14].copy_from_slice(&blocks.to_be_bytes());
+    cdb
+}
