@@ -1,0 +1,233 @@
+//! COM port: a 16550A, 8 I/O ports wide.
+//!
+//! The registers are vm-superio's (National Semiconductor PC16550D). This file gives them a lock,
+//! an interrupt and a way to wait for room in the receive FIFO; it knows neither where the bytes
+//! go nor who types them. Two deviations from the chip are deliberate: output never waits, and
+//! the receive FIFO is not cleared by the FIFO control register, so that what was piped into a
+//! console before the guest opened it still arrives.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use vm_superio::serial::SerialEvents;
+use vm_superio::{Serial as Uart, Trigger};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::bus::BusDevice;
+
+/// The number of I/O ports.
+pub const PORTS: u64 = 8;
+
+const MODEM_CONTROL: u8 = 4;
+
+/// A COM port.
+pub struct Serial(Mutex<Uart<Irq, Room, Box<dyn Write + Send>>>);
+
+impl Serial {
+    /// A port that interrupts through `irq` and writes what the guest sends to `output`, byte by
+    /// byte, flushing each. An error of `output` loses the byte, and a slow `output` delays the
+    /// guest.
+    ///
+    /// `room` is signalled whenever the receive FIFO may have got room: when the guest drained
+    /// it, or left the loopback mode in which nothing is received.
+    #[must_use]
+    pub fn new(irq: EventFd, room: EventFd, output: Box<dyn Write + Send>) -> Serial {
+        Serial(Mutex::new(Uart::with_events(Irq(irq), Room(room), output)))
+    }
+
+    /// Puts as many of `bytes` into the receive FIFO as it takes, and returns their number. The
+    /// rest may be offered again after `room` was signalled.
+    pub fn enqueue(&self, bytes: &[u8]) -> usize {
+        let mut uart = self.uart();
+        let before = uart.fifo_capacity();
+        // An error after the bytes went in only says that the interrupt was lost.
+        match uart.enqueue_raw_bytes(bytes) {
+            Ok(taken) => taken,
+            Err(_) => before - uart.fifo_capacity(),
+        }
+    }
+
+    fn uart(&self) -> MutexGuard<'_, Uart<Irq, Room, Box<dyn Write + Send>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl BusDevice for Serial {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        let mut uart = self.uart();
+        for (offset, byte) in (offset..=u64::MAX).zip(data) {
+            *byte = register(offset).map_or(0xff, |register| uart.read(register));
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        let mut uart = self.uart();
+        for (register, byte) in (offset..=u64::MAX).map_while(register).zip(data) {
+            // What the host does with its output is no affair of the guest's.
+            let _ = uart.write(register, *byte);
+            if register == MODEM_CONTROL {
+                uart.events().in_buffer_empty();
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Serial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serial").finish_non_exhaustive()
+    }
+}
+
+fn register(offset: u64) -> Option<u8> {
+    u8::try_from(offset).ok().filter(|register| u64::from(*register) < PORTS)
+}
+
+struct Irq(EventFd);
+
+impl Trigger for Irq {
+    type E = io::Error;
+
+    fn trigger(&self) -> io::Result<()> {
+        self.0.write(1)
+    }
+}
+
+/// Tells that the receive FIFO may have room.
+struct Room(EventFd);
+
+impl SerialEvents for Room {
+    fn buffer_read(&self) {}
+
+    fn out_byte(&self) {}
+
+    fn tx_lost_byte(&self) {}
+
+    fn in_buffer_empty(&self) {
+        // A full counter is a signal already.
+        let _ = self.0.write(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use vmm_sys_util::eventfd::EFD_NONBLOCK;
+
+    const DATA: u64 = 0;
+    const INTERRUPT_ENABLE: u64 = 1;
+    const LINE_STATUS: u64 = 5;
+    const DATA_READY: u8 = 1;
+    const LOOPBACK: u8 = 0x10;
+
+    #[derive(Clone, Default)]
+    struct Output(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Output {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    struct Broken;
+
+    impl Write for Broken {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+    }
+
+    struct Port {
+        serial: Serial,
+        irq: EventFd,
+        room: EventFd,
+    }
+
+    fn port(output: Box<dyn Write + Send>) -> Port {
+        let irq = EventFd::new(EFD_NONBLOCK).unwrap();
+        let room = EventFd::new(EFD_NONBLOCK).unwrap();
+        let serial = Serial::new(irq.try_clone().unwrap(), room.try_clone().unwrap(), output);
+        Port { serial, irq, room }
+    }
+
+    impl Port {
+        fn read(&self, offset: u64) -> u8 {
+            let mut data = [0];
+            self.serial.read(offset, &mut data);
+            data[0]
+        }
+    }
+
+    #[test]
+    fn what_the_guest_sends_is_written() {
+        let output = Output::default();
+        let port = port(Box::new(output.clone()));
+        for byte in b"vmm" {
+            port.serial.write(DATA, &[*byte]);
+        }
+        assert_eq!(*output.0.lock().unwrap(), b"vmm");
+    }
+
+    #[test]
+    fn an_output_that_fails_does_not_hold_up_the_guest() {
+        let port = port(Box::new(Broken));
+        port.serial.write(INTERRUPT_ENABLE, &[2]);
+        port.irq.read().unwrap();
+        port.read(2);
+        port.serial.write(DATA, b"x");
+        assert_eq!(port.irq.read().unwrap(), 1, "the transmitter is empty again");
+    }
+
+    #[test]
+    fn the_fifo_takes_what_fits_and_tells_when_there_is_room() {
+        let port = port(Box::new(io::sink()));
+        port.serial.write(INTERRUPT_ENABLE, &[1]);
+        let input: Vec<u8> = (0..100).collect();
+        let taken = port.serial.enqueue(&input);
+        assert!((16..100).contains(&taken), "{taken}");
+        assert_eq!(port.serial.enqueue(&input[taken..]), 0);
+        assert!(port.irq.read().is_ok());
+        for byte in &input[..taken - 1] {
+            assert_eq!(port.read(DATA), *byte);
+        }
+        assert!(port.room.read().is_err(), "one byte is left");
+        assert_eq!(port.read(LINE_STATUS) & DATA_READY, DATA_READY);
+        assert_eq!(port.read(DATA), input[taken - 1]);
+        assert!(port.room.read().is_ok());
+        assert_eq!(port.read(LINE_STATUS) & DATA_READY, 0);
+        assert_eq!(port.serial.enqueue(&input[taken..]), 100 - taken);
+    }
+
+    #[test]
+    fn leaving_loopback_tells_that_there_is_room() {
+        let port = port(Box::new(io::sink()));
+        port.serial.write(MODEM_CONTROL.into(), &[LOOPBACK]);
+        assert_eq!(port.serial.enqueue(b"lost?"), 0);
+        let _ = port.room.read();
+        port.serial.write(MODEM_CONTROL.into(), &[0]);
+        assert!(port.room.read().is_ok());
+        assert_eq!(port.serial.enqueue(b"lost?"), 5);
+    }
+
+    #[test]
+    fn accesses_of_odd_widths_and_places_are_harmless() {
+        let port = port(Box::new(io::sink()));
+        let mut data = [0; 8];
+        port.serial.read(4, &mut data);
+        assert_eq!(data[4..], [0xff; 4]);
+        port.serial.write(7, &[1, 2, 3, 4]);
+        port.serial.write(u64::MAX, &[1, 2]);
+        port.serial.read(256, &mut data);
+        assert_eq!((data, port.read(7)), ([0xff; 8], 1));
+    }
+}

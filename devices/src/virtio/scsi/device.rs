@@ -1,0 +1,225 @@
+//! A virtio-scsi controller: its configuration space, and the threads between DRIVER_OK and
+//! reset.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+
+use storage::engine::{IoContext, Pool};
+use storage::target::Bus;
+use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::bindings::virtio_ring::{
+    VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
+};
+use virtio_queue::QueueT;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::control::ControlQueue;
+use super::queue::{RequestQueue, Setup};
+use super::wire::Sizes;
+use crate::virtio::{ActivateError, Activation, ActiveQueue, DeviceType, VirtioDevice};
+
+/// The queue numbers (virtio 1.2, 5.6.2); request queues follow.
+const CONTROL_QUEUE: u16 = 0;
+const EVENT_QUEUE: u16 = 1;
+const FIRST_REQUEST_QUEUE: u16 = 2;
+
+/// Segments of data in one request.
+const SEG_MAX: u16 = 254;
+
+/// What a controller is made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControllerSpec {
+    /// Names it in logs.
+    pub id: String,
+    /// Number of request queues, at least 1.
+    pub request_queues: u16,
+    /// Size of each queue, a power of two.
+    pub queue_size: u16,
+}
+
+/// A virtio-scsi controller.
+pub struct Controller {
+    spec: ControllerSpec,
+    bus: Arc<Bus>,
+    pool: Arc<Pool>,
+    sizes: Sizes,
+    max_sectors: u32,
+    workers: Vec<Worker>,
+}
+
+struct Worker {
+    thread: JoinHandle<()>,
+    stop: EventFd,
+}
+
+impl Controller {
+    /// A controller in front of `bus`, which has a lane for each request queue; blocking image
+    /// I/O goes to `pool`.
+    #[must_use]
+    pub fn new(spec: ControllerSpec, bus: Arc<Bus>, pool: Arc<Pool>) -> Controller {
+        let max_sectors = max_sectors(&bus);
+        Controller { spec, bus, pool, sizes: Sizes::DEFAULT, max_sectors, workers: Vec::new() }
+    }
+
+    /// The configuration space (virtio 1.2, 5.6.4).
+    fn config(&self) -> [u8; 36] {
+        const EVENT_INFO_SIZE: u32 = 16;
+        const MAX_CHANNEL: u32 = 0;
+        const MAX_TARGET: u32 = 255;
+        const MAX_LUN: u32 = 16383;
+        let fields = [
+            self.spec.request_queues.into(),
+            SEG_MAX.into(),
+            self.max_sectors,
+            self.spec.queue_size.into(),
+            EVENT_INFO_SIZE,
+            self.sizes.sense,
+            self.sizes.cdb,
+            MAX_CHANNEL | MAX_TARGET << 16,
+            MAX_LUN,
+        ];
+        let mut config = [0; 36];
+        for (to, field) in config.chunks_exact_mut(4).zip(fields) {
+            to.copy_from_slice(&field.to_le_bytes());
+        }
+        config
+    }
+
+    /// Makes ready whatever serves `active`. The event queue's buffers wait for events.
+    fn prepare(&self, active: ActiveQueue, setup: &Activation) -> io::Result<Option<Prepared>> {
+        let stop = EventFd::new(libc::EFD_NONBLOCK)?;
+        let (memory, interrupt) = (&setup.memory, &setup.interrupt);
+        let (name, served): (_, Box<dyn FnOnce() + Send>) = match active.index {
+            EVENT_QUEUE => return Ok(None),
+            CONTROL_QUEUE => {
+                let queue = ControlQueue::new(active, memory, interrupt, stop.try_clone()?)?;
+                ("scsi-ctl".into(), Box::new(move || queue.run()))
+            }
+            index => {
+                let lane = index - FIRST_REQUEST_QUEUE;
+                let queue = RequestQueue::new(Setup {
+                    io: IoContext::new(active.queue.size(), Arc::clone(&self.pool))?,
+                    active,
+                    lane,
+                    bus: Arc::clone(&self.bus),
+                    memory: Arc::clone(memory),
+                    interrupt: Arc::clone(interrupt),
+                    sizes: self.sizes,
+                    stop: stop.try_clone()?,
+                })?;
+                (format!("scsi-req-{lane}"), Box::new(move || queue.run()))
+            }
+        };
+        Ok(Some(Prepared { name, served, stop }))
+    }
+}
+
+/// What a worker is spawned from.
+struct Prepared {
+    name: String,
+    served: Box<dyn FnOnce() + Send>,
+    stop: EventFd,
+}
+
+impl Prepared {
+    fn spawn(self) -> io::Result<Worker> {
+        let thread = Builder::new().name(self.name).spawn(self.served)?;
+        Ok(Worker { thread, stop: self.stop })
+    }
+}
+
+/// The longest request that every logical unit takes, in 512-byte sectors.
+fn max_sectors(bus: &Bus) -> u32 {
+    const NO_LIMIT: u32 = 0xffff;
+    let limit = bus.max_transfer().map_or(u64::from(NO_LIMIT), |bytes| bytes / 512);
+    u32::try_from(limit).map_or(NO_LIMIT, |sectors| sectors.min(NO_LIMIT))
+}
+
+impl VirtioDevice for Controller {
+    fn device_type(&self) -> DeviceType {
+        DeviceType::SCSI_HOST
+    }
+
+    fn features(&self) -> u64 {
+        1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_INDIRECT_DESC | 1 << VIRTIO_RING_F_EVENT_IDX
+    }
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![self.spec.queue_size; usize::from(FIRST_REQUEST_QUEUE + self.spec.request_queues)]
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let config = self.config();
+        let from = usize::try_from(offset).ok().and_then(|offset| config.get(offset..));
+        for (index, byte) in data.iter_mut().enumerate() {
+            *byte = from.and_then(|rest| rest.get(index)).copied().unwrap_or(0);
+        }
+    }
+
+    fn write_config(&mut self, offset: u64, data: &[u8]) {
+        const SENSE_SIZE: u64 = 20;
+        const CDB_SIZE: u64 = 24;
+        let Ok(value) = data.try_into().map(u32::from_le_bytes) else { return };
+        match offset {
+            SENSE_SIZE => self.sizes.accept_sense(value),
+            CDB_SIZE => self.sizes.accept_cdb(value),
+            _ => {}
+        }
+    }
+
+    fn activate(&mut self, mut activation: Activation) -> Result<(), ActivateError> {
+        let failed = |what| move |source| ActivateError { what, source };
+        let event_idx = activation.features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
+        let mut prepared = Vec::new();
+        for mut active in std::mem::take(&mut activation.queues) {
+            active.queue.set_event_idx(event_idx);
+            let queue = self.prepare(active, &activation);
+            prepared.extend(queue.map_err(failed("cannot set up a queue"))?);
+        }
+        for prepared in prepared {
+            match prepared.spawn() {
+                Ok(worker) => self.workers.push(worker),
+                Err(error) => {
+                    self.stop();
+                    return Err(failed("cannot start a queue's thread")(error));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        self.stop();
+        self.sizes = Sizes::DEFAULT;
+    }
+}
+
+impl Controller {
+    /// Stops all workers, then waits for each.
+    fn stop(&mut self) {
+        for worker in &self.workers {
+            if let Err(error) = worker.stop.write(1) {
+                log::error!("{}: cannot stop a queue: {error}", self.spec.id);
+            }
+        }
+        for worker in self.workers.drain(..) {
+            if worker.thread.join().is_err() {
+                log::error!("bug: a queue's thread of {} panicked", self.spec.id);
+            }
+        }
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl fmt::Debug for Controller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Controller({})", self.spec.id)
+    }
+}

@@ -1,0 +1,264 @@
+//! What the virtio-scsi driver and we write to each other (virtio 1.2, 5.6.4 and 5.6.6), as
+//! little-endian bytes.
+
+use storage::scsi::cdb::Cdb;
+use storage::scsi::sense::Sense;
+use storage::target::address::{Lun, LunAddress};
+use storage::task::{Response, ServiceResponse};
+
+/// A response code (virtio 1.2, 5.6.6.1.1 and 5.6.6.2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ResponseCode(u8);
+
+impl ResponseCode {
+    pub(super) const OK: ResponseCode = ResponseCode(0);
+    const OVERRUN: ResponseCode = ResponseCode(1);
+    const BAD_TARGET: ResponseCode = ResponseCode(3);
+    const TARGET_FAILURE: ResponseCode = ResponseCode(7);
+    pub(super) const FAILURE: ResponseCode = ResponseCode(9);
+    pub(super) const FUNCTION_REJECTED: ResponseCode = ResponseCode(11);
+}
+
+impl From<ServiceResponse> for ResponseCode {
+    fn from(why: ServiceResponse) -> ResponseCode {
+        match why {
+            ServiceResponse::BadTarget => ResponseCode::BAD_TARGET,
+            ServiceResponse::Overrun => ResponseCode::OVERRUN,
+            ServiceResponse::TargetFailure => ResponseCode::TARGET_FAILURE,
+        }
+    }
+}
+
+/// How long the variable parts of a command request are; the driver may change both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    pub(super) cdb: u32,
+    pub(super) sense: u32,
+}
+
+impl Sizes {
+    /// After a reset (virtio 1.2, 5.6.4).
+    pub const DEFAULT: Sizes = Sizes { cdb: 32, sense: 96 };
+    const MAX_CDB: u32 = 256;
+    const MAX_SENSE: u32 = 252;
+
+    pub(super) fn accept_cdb(&mut self, size: u32) {
+        if (1..=Sizes::MAX_CDB).contains(&size) {
+            self.cdb = size;
+        }
+    }
+
+    pub(super) fn accept_sense(&mut self, size: u32) {
+        if size <= Sizes::MAX_SENSE {
+            self.sense = size;
+        }
+    }
+
+    /// Bytes before data-out.
+    pub(super) fn request_len(self) -> usize {
+        CommandRequest::FIXED_LEN + self.cdb as usize
+    }
+
+    /// Bytes before data-in.
+    pub(super) fn response_len(self) -> usize {
+        RESPONSE_FIXED_LEN + self.sense as usize
+    }
+}
+
+/// The head of a command request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CommandRequest {
+    pub(super) address: Option<LunAddress>,
+    pub(super) cdb: Cdb,
+}
+
+impl CommandRequest {
+    /// lun, id, task_attr, prio, crn
+    const FIXED_LEN: usize = 19;
+
+    /// As many bytes as matter: what the CDB has beyond that is cut off.
+    pub(super) const MAX_LEN: usize = CommandRequest::FIXED_LEN + Cdb::MAX_LEN;
+
+    pub(super) fn from_bytes(
+        bytes: &[u8; CommandRequest::MAX_LEN],
+        sizes: Sizes,
+    ) -> CommandRequest {
+        let (fixed, cdb) = bytes.split_at(CommandRequest::FIXED_LEN);
+        let cdb = cdb.get(..sizes.cdb as usize).unwrap_or(cdb);
+        CommandRequest { address: address(fixed.first_chunk()), cdb: Cdb::new(cdb) }
+    }
+}
+
+/// Reads a lun field: 1, the target, a single-level LUN, zeros; or the REPORT LUNS well-known
+/// logical unit, which stands for that of target 0. `None` is an address without a target.
+pub(super) fn address(lun: Option<&[u8; 8]>) -> Option<LunAddress> {
+    match *lun? {
+        [1, target, high, low, 0, 0, 0, 0] => {
+            Some(LunAddress { target, lun: Lun::from_bytes([high, low]) })
+        }
+        [1, target, ..] => Some(LunAddress { target, lun: Lun::Unsupported }),
+        [0xc1, 0x01, 0, 0, 0, 0, 0, 0] => Some(LunAddress { target: 0, lun: Lun::ReportLuns }),
+        _ => None,
+    }
+}
+
+/// sense_len, resid, status_qualifier, status, response
+const RESPONSE_FIXED_LEN: usize = 12;
+
+/// The response to a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CommandResponse {
+    bytes: [u8; RESPONSE_FIXED_LEN + Sense::FIXED_LEN],
+    len: usize,
+    /// Bytes of the data buffers that were not transferred.
+    pub(super) resid: u32,
+}
+
+impl CommandResponse {
+    /// To a request that cannot be understood.
+    pub(super) const FAILURE: CommandResponse = CommandResponse::failed(ResponseCode::FAILURE);
+
+    pub(super) fn new(response: &Response, sizes: Sizes) -> CommandResponse {
+        let (status, sense, resid) = match *response {
+            Response::Failed(why) => return CommandResponse::failed(why.into()),
+            Response::Status { status, sense, resid } => (status, sense, resid),
+        };
+        let mut new = CommandResponse { resid, ..CommandResponse::failed(ResponseCode::OK) };
+        new.bytes[4..8].copy_from_slice(&resid.to_le_bytes());
+        new.bytes[10] = status.0;
+        if let Some(sense) = sense {
+            new.bytes[RESPONSE_FIXED_LEN..].copy_from_slice(&sense.to_fixed());
+            new.len += Sense::FIXED_LEN.min(sizes.sense as usize);
+            let sense_len = u32::try_from(new.len - RESPONSE_FIXED_LEN).unwrap_or(0);
+            new.bytes[..4].copy_from_slice(&sense_len.to_le_bytes());
+        }
+        new
+    }
+
+    const fn failed(code: ResponseCode) -> CommandResponse {
+        let mut bytes = [0; RESPONSE_FIXED_LEN + Sense::FIXED_LEN];
+        bytes[11] = code.0;
+        CommandResponse { bytes, len: RESPONSE_FIXED_LEN, resid: u32::MAX }
+    }
+
+    /// What is written to the driver; the rest of its room stays as it was.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// A request on the control queue (virtio 1.2, 5.6.6.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ControlRequest {
+    /// A task management function.
+    TaskManagement,
+    /// A query of, or subscription to, asynchronous notifications.
+    AsyncNotification,
+}
+
+impl ControlRequest {
+    /// The longest request, in bytes: type, subtype, lun, id.
+    pub(super) const MAX_LEN: usize = 24;
+
+    /// Reads what `bytes` holds of a request.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<ControlRequest> {
+        const AN_LEN: usize = 16;
+        let kind = u32::from_le_bytes(*bytes.first_chunk()?);
+        match kind {
+            0 if bytes.len() >= ControlRequest::MAX_LEN => Some(ControlRequest::TaskManagement),
+            1 | 2 if bytes.len() >= AN_LEN => Some(ControlRequest::AsyncNotification),
+            _ => None,
+        }
+    }
+}
+
+/// The response to a task management function.
+pub(super) fn management_response(code: ResponseCode) -> [u8; 1] {
+    [code.0]
+}
+
+/// The response to a request for asynchronous notifications, of which there are none:
+/// event_actual, response.
+pub(super) fn notification_response() -> [u8; 5] {
+    [0, 0, 0, 0, ResponseCode::OK.0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use storage::scsi::sense::SenseCode;
+    use storage::scsi::status::Status;
+
+    #[test]
+    fn both_address_formats_and_the_well_known_unit() {
+        let at = |target, lun| Some(LunAddress { target, lun });
+        for (lun, expected) in [
+            ([1, 3, 0x00, 5, 0, 0, 0, 0], at(3, Lun::Unit(5))),
+            ([1, 3, 0x40, 5, 0, 0, 0, 0], at(3, Lun::Unit(5))),
+            ([1, 255, 0x7f, 0xff, 0, 0, 0, 0], at(255, Lun::Unit(Lun::MAX))),
+            ([1, 3, 0xc1, 1, 0, 0, 0, 0], at(3, Lun::ReportLuns)),
+            ([0xc1, 1, 0, 0, 0, 0, 0, 0], at(0, Lun::ReportLuns)),
+            ([1, 3, 0x40, 5, 1, 0, 0, 0], at(3, Lun::Unsupported)),
+            ([0, 3, 0x40, 5, 0, 0, 0, 0], None),
+        ] {
+            assert_eq!(address(Some(&lun)), expected, "{lun:02x?}");
+        }
+    }
+
+    #[test]
+    fn a_cdb_is_as_long_as_the_driver_said() {
+        let mut bytes = [0xee; CommandRequest::MAX_LEN];
+        bytes[..8].copy_from_slice(&[1, 0, 0x40, 0, 0, 0, 0, 0]);
+        let request = CommandRequest::from_bytes(&bytes, Sizes { cdb: 16, sense: 96 });
+        assert_eq!(request.cdb, Cdb::new(&[0xee; 16]));
+    }
+
+    #[test]
+    fn golden_responses() {
+        let sense = Response::check_condition(SenseCode::LOGICAL_UNIT_NOT_SUPPORTED, 0x0102);
+        let response = CommandResponse::new(&sense, Sizes::DEFAULT);
+        let bytes = response.bytes();
+        assert_eq!(bytes[..12], [18, 0, 0, 0, 2, 1, 0, 0, 0, 0, 2, 0]);
+        assert_eq!((bytes.len(), bytes[12], bytes[14], bytes[24]), (30, 0x70, 5, 0x25));
+        let busy = Response::Status { status: Status::BUSY, sense: None, resid: 0 };
+        let response = CommandResponse::new(&busy, Sizes::DEFAULT);
+        assert_eq!(response.bytes(), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0]);
+        let nobody = Response::Failed(ServiceResponse::BadTarget);
+        assert_eq!(CommandResponse::new(&nobody, Sizes::DEFAULT).bytes()[10..], [0, 3]);
+        assert_eq!(CommandResponse::FAILURE.bytes()[10..], [0, 9]);
+    }
+
+    #[test]
+    fn sense_data_is_cut_to_the_drivers_size() {
+        let sense = Response::check_condition(SenseCode::WRITE_ERROR, 0);
+        let response = CommandResponse::new(&sense, Sizes { cdb: 32, sense: 8 });
+        assert_eq!((response.bytes()[0], response.bytes().len()), (8, 20));
+    }
+
+    #[test]
+    fn sizes_out_of_range_are_not_accepted() {
+        let mut sizes = Sizes::DEFAULT;
+        sizes.accept_cdb(0);
+        sizes.accept_cdb(257);
+        sizes.accept_sense(253);
+        assert_eq!(sizes, Sizes::DEFAULT);
+        sizes.accept_cdb(16);
+        sizes.accept_sense(0);
+        assert_eq!((sizes.request_len(), sizes.response_len()), (35, 12));
+    }
+
+    #[test]
+    fn control_requests_are_told_apart_and_short_ones_refused() {
+        let read = |kind: u8, len: usize| {
+            let mut bytes = vec![0; len];
+            bytes[0] = kind;
+            ControlRequest::from_bytes(&bytes)
+        };
+        assert_eq!(read(0, 24), Some(ControlRequest::TaskManagement));
+        assert_eq!(read(1, 16), Some(ControlRequest::AsyncNotification));
+        for (kind, len) in [(0, 23), (1, 15), (2, 4), (3, 24)] {
+            assert_eq!(read(kind, len), None);
+        }
+        assert_eq!(ControlRequest::from_bytes(&[0, 0, 0]), None);
+    }
+}
