@@ -1,0 +1,282 @@
+//! The ACPI tables: hardware-reduced ACPI 6.5.
+//!
+//! Owns what the guest's firmware would say about interrupts (MADT), configuration space (MCFG),
+//! power (FADT) and devices that cannot be probed (DSDT): the serial port and the PCI root.
+//! Must not know which PCI devices there are.
+
+use acpi_tables::Aml;
+use acpi_tables::aml::{
+    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name,
+    Package, Path, ResourceTemplate, ZERO,
+};
+use acpi_tables::fadt::{FADTBuilder, Flags};
+use acpi_tables::gas::{AccessSize, AddressSpace as GasSpace, GAS};
+use acpi_tables::madt::{
+    EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic,
+};
+use acpi_tables::mcfg::MCFG;
+use acpi_tables::rsdp::Rsdp;
+use acpi_tables::sdt::Sdt;
+use acpi_tables::xsdt::XSDT;
+
+use super::layout::{self, Layout};
+
+const OEM: [u8; 6] = *b"VMM   ";
+const OEM_TABLE: [u8; 8] = *b"VMMSCSI ";
+const OEM_REVISION: u32 = 1;
+const DSDT_REVISION: u8 = 6;
+const SDT_HEADER: u32 = 36;
+const TABLE_ALIGN: usize = 16;
+
+const BOOT_ARCH_NO_VGA: u16 = 1 << 2;
+const BOOT_ARCH_NO_CMOS_RTC: u16 = 1 << 5;
+
+/// All tables of a machine with `vcpus` processors, for [`layout::ACPI`]; the RSDP comes first.
+pub fn tables(layout: &Layout, vcpus: u8) -> Vec<u8> {
+    let mut image = Image { bytes: vec![0; Rsdp::len()] };
+    let dsdt = image.push(&dsdt(layout));
+    let entries = [image.push(&fadt(dsdt)), image.push(&madt(vcpus)), image.push(&mcfg())];
+    let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
+    for entry in entries {
+        xsdt.add_entry(entry);
+    }
+    let xsdt = image.push(&xsdt);
+    let mut bytes = bytes(&Rsdp::new(OEM, xsdt));
+    bytes.extend_from_slice(&image.bytes[Rsdp::len()..]);
+    bytes
+}
+
+/// The tables as they will lie in guest memory.
+struct Image {
+    bytes: Vec<u8>,
+}
+
+impl Image {
+    /// Adds a table and returns its guest physical address.
+    fn push(&mut self, table: &dyn Aml) -> u64 {
+        self.bytes.resize(self.bytes.len().next_multiple_of(TABLE_ALIGN), 0);
+        let address = layout::ACPI.base + self.bytes.len() as u64;
+        self.bytes.extend(bytes(table));
+        address
+    }
+}
+
+fn bytes(aml: &dyn Aml) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    aml.to_aml_bytes(&mut bytes);
+    bytes
+}
+
+fn fadt(dsdt: u64) -> impl Aml {
+    let mut fadt = FADTBuilder::new(OEM, OEM_TABLE, OEM_REVISION)
+        .dsdt_64(dsdt)
+        .flag(Flags::Wbinvd)
+        .flag(Flags::ResetRegSup)
+        .flag(Flags::Headless)
+        .flag(Flags::HwReducedAcpi);
+    fadt.iapc_boot_arch = (BOOT_ARCH_NO_VGA | BOOT_ARCH_NO_CMOS_RTC).into();
+    fadt.reset_reg = port(layout::RESET);
+    fadt.reset_value = layout::RESET_VALUE;
+    fadt.sleep_control_reg = port(layout::SLEEP_CONTROL);
+    fadt.sleep_status_reg = port(layout::SLEEP_STATUS);
+    fadt.finalize()
+}
+
+fn port(port: u16) -> GAS {
+    GAS::new(GasSpace::SystemIo, 8, 0, AccessSize::ByteAccess, port.into())
+}
+
+fn madt(vcpus: u8) -> impl Aml {
+    let lapic = LocalInterruptController::Address(low32(layout::LAPIC));
+    let mut madt = MADT::new(OEM, OEM_TABLE, OEM_REVISION, lapic);
+    for id in 0..vcpus {
+        madt.add_structure(ProcessorLocalApic::new(id, id, EnabledStatus::Enabled));
+    }
+    madt.add_structure(IoApic::new(0, low32(layout::IOAPIC), 0));
+    madt
+}
+
+fn mcfg() -> impl Aml {
+    let mut mcfg = MCFG::new(OEM, OEM_TABLE, OEM_REVISION);
+    mcfg.add_ecam(layout::ECAM.base, 0, 0, 0);
+    mcfg
+}
+
+fn dsdt(layout: &Layout) -> Sdt {
+    let mut dsdt = Sdt::new(*b"DSDT", SDT_HEADER, DSDT_REVISION, OEM, OEM_TABLE, OEM_REVISION);
+    for part in [soft_off(), serial_port(), pci_root(layout), board_resources()] {
+        dsdt.append_slice(&part);
+    }
+    dsdt
+}
+
+/// `_S5`: the `SLP_TYP` of soft off.
+fn soft_off() -> Vec<u8> {
+    let package = Package::new(vec![&layout::SLEEP_TYPE_S5, &ZERO, &ZERO, &ZERO]);
+    bytes(&Name::new("_S5_".into(), &package))
+}
+
+/// COM1. Without a PIC, Linux takes its interrupt from here alone.
+fn serial_port() -> Vec<u8> {
+    let irq = Interrupt::new(true, true, false, false, layout::COM1_IRQ);
+    let ports = IO::new(layout::COM1, layout::COM1, 1, 8);
+    device(
+        "_SB_.COM1",
+        "PNP0501",
+        &[(&"_DDN", &"COM1"), (&"_CRS", &ResourceTemplate::new(vec![&irq, &ports]))],
+    )
+}
+
+/// The PCI root: bus 0 and its two memory windows. It routes no pin interrupts.
+fn pci_root(layout: &Layout) -> Vec<u8> {
+    let buses = AddressSpace::new_bus_number(0u16, 0);
+    let config = IO::new(layout::PCI_CONFIG, layout::PCI_CONFIG, 1, 8);
+    let window32 = AddressSpace::new_memory(
+        AddressSpaceCacheable::NotCacheable,
+        true,
+        low32(layout::PCI32.base),
+        low32(layout::PCI32.end() - 1),
+        None,
+    );
+    let window64 = AddressSpace::new_memory(
+        AddressSpaceCacheable::NotCacheable,
+        true,
+        layout.pci64().base,
+        layout.pci64().end() - 1,
+        None,
+    );
+    let resources = ResourceTemplate::new(vec![&buses, &config, &window32, &window64]);
+    device(
+        "_SB_.PCI0",
+        "PNP0A08",
+        &[
+            (&"_CID", &EISAName::new("PNP0A03")),
+            (&"_SEG", &ZERO),
+            (&"_BBN", &ZERO),
+            (&"_CRS", &resources),
+        ],
+    )
+}
+
+/// What else of the map is taken: ECAM, and the ports of power management.
+fn board_resources() -> Vec<u8> {
+    let ecam = Memory32Fixed::new(true, low32(layout::ECAM.base), low32(layout::ECAM.size));
+    let sleep = IO::new(layout::SLEEP_CONTROL, layout::SLEEP_CONTROL, 1, 2);
+    device("_SB_.MBRD", "PNP0C02", &[(&"_CRS", &ResourceTemplate::new(vec![&ecam, &sleep]))])
+}
+
+/// A device of the one instance, with `_HID`, `_UID` and the named objects given.
+fn device(path: &str, hid: &str, objects: &[(&&str, &dyn Aml)]) -> Vec<u8> {
+    let mut names =
+        vec![Name::new("_HID".into(), &EISAName::new(hid)), Name::new("_UID".into(), &ZERO)];
+    names.extend(objects.iter().map(|(name, value)| Name::new(Path::new(name), *value)));
+    bytes(&Device::new(path.into(), names.iter().map(|name| name as &dyn Aml).collect()))
+}
+
+/// An address or size known to lie below 4 GiB.
+fn low32(value: u64) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn image(vcpus: u8) -> Vec<u8> {
+        tables(&Layout::new(512 * MIB, 40).unwrap(), vcpus)
+    }
+
+    fn u32_at(bytes: &[u8], at: usize) -> u32 {
+        u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())
+    }
+
+    fn u64_at(bytes: &[u8], at: usize) -> u64 {
+        u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
+    }
+
+    fn sum(bytes: &[u8]) -> u8 {
+        bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
+    }
+
+    /// The table at guest physical `address`, whole, its checksum verified.
+    fn table(image: &[u8], address: u64) -> &[u8] {
+        let start = usize::try_from(address - layout::ACPI.base).unwrap();
+        let length = u32_at(image, start + 4) as usize;
+        let table = &image[start..start + length];
+        assert_eq!(sum(table), 0);
+        table
+    }
+
+    /// The tables that the XSDT names, by signature.
+    fn find<'a>(image: &'a [u8], signature: &[u8; 4]) -> &'a [u8] {
+        let xsdt = table(image, u64_at(image, 24));
+        let mut entries = (36..xsdt.len()).step_by(8).map(|at| table(image, u64_at(xsdt, at)));
+        entries.find(|table| table.starts_with(signature)).unwrap()
+    }
+
+    #[test]
+    fn the_root_pointer_leads_to_every_table() {
+        let image = image(2);
+        assert!(image.starts_with(b"RSD PTR "));
+        assert_eq!((sum(&image[..20]), sum(&image[..36])), (0, 0));
+        for signature in [b"FACP", b"APIC", b"MCFG"] {
+            assert!(!find(&image, signature).is_empty());
+        }
+    }
+
+    #[test]
+    fn the_fadt_is_hardware_reduced_and_names_the_power_registers() {
+        let image = image(1);
+        let fadt = find(&image, b"FACP");
+        assert!(fadt[8] >= 5);
+        let flags = u32_at(fadt, 112);
+        assert_eq!(flags & (1 << 20 | 1 << 10), 1 << 20 | 1 << 10);
+        assert_eq!(fadt[109] & 1 << 5, 1 << 5);
+        // Generic addresses: an 8-bit port each.
+        for (at, port) in [(116, 0xcf9), (244, 0x600), (256, 0x601)] {
+            assert_eq!(fadt[at..at + 4], [1, 8, 0, 1]);
+            assert_eq!(u64_at(fadt, at + 4), port);
+        }
+        assert_eq!(fadt[128], 6);
+        assert!(table(&image, u64_at(fadt, 140)).starts_with(b"DSDT"));
+    }
+
+    #[test]
+    fn the_madt_lists_every_processor_and_the_io_apic() {
+        for vcpus in [1, 2, 64, 255] {
+            let image = image(vcpus);
+            assert!(layout::ACPI.base + image.len() as u64 <= layout::RESET_VECTOR);
+            let madt = find(&image, b"APIC");
+            let structures = &madt[44..];
+            let (cpus, ioapic) = structures.split_at(8 * usize::from(vcpus));
+            for (id, cpu) in (0..vcpus).zip(cpus.chunks(8)) {
+                assert_eq!(cpu, [0, 8, id, id, 1, 0, 0, 0]);
+            }
+            assert_eq!(ioapic[..2], [1, 12]);
+            assert_eq!(u32_at(ioapic, 4), 0xfec0_0000);
+        }
+    }
+
+    #[test]
+    fn the_mcfg_names_bus_0_of_ecam() {
+        let image = image(1);
+        let mcfg = find(&image, b"MCFG");
+        assert_eq!(u64_at(mcfg, 44), layout::ECAM.base);
+        assert_eq!(mcfg[52..56], [0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn the_dsdt_reserves_what_the_layout_says() {
+        let layout = Layout::new(8192 * MIB, 40).unwrap();
+        let dsdt = dsdt(&layout);
+        let has = |bytes: &[u8]| dsdt.as_slice().windows(bytes.len()).any(|part| part == bytes);
+        assert!(has(&layout.pci64().base.to_le_bytes()));
+        assert!(has(&(layout.pci64().end() - 1).to_le_bytes()));
+        assert!(has(&low32(layout::PCI32.base).to_le_bytes()));
+        assert!(has(&low32(layout::ECAM.base).to_le_bytes()));
+        // Extended interrupt descriptor: consumer, edge, active high, exclusive, {4}.
+        assert!(has(&[0x89, 6, 0, 0b0011, 1, 4, 0, 0, 0]));
+    }
+}
