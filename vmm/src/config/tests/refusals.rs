@@ -1,0 +1,270 @@
+//! The line that is said about each thing that a configuration may have wrong, besides
+//! controllers.
+
+use super::{BOOT, Fixture, LUN, each_has_one_problem};
+
+#[test]
+fn sections_and_keys() {
+    each_has_one_problem(&[
+        (
+            "mac = 1\n{BOOT}{LUN}",
+            "1:1: unknown key \"mac\": it would have no effect; there are machine, boot, \
+             console, controller",
+        ),
+        (
+            "[machin]\n{BOOT}{LUN}",
+            "1:2: unknown key \"machin\": it would have no effect; did you mean \"machine\"?",
+        ),
+        ("machine = 3\n{BOOT}{LUN}", "1:11: machine = 3: not a table; write [machine]"),
+        ("[[machine]]\n{BOOT}{LUN}", "1:1: machine = […]: not a table; write [machine]"),
+        ("{BOOT}", "1:1: [[controller]]: missing; add at least one, with the guest's disks"),
+        (
+            "controller = []\n{BOOT}",
+            "1:1: [[controller]]: missing; add at least one, with the guest's disks",
+        ),
+        (
+            "{BOOT}[controller]\n",
+            "3:1: controller = {…}: not an array of tables; write [[controller]]",
+        ),
+        (
+            "controller = [1]\n{BOOT}",
+            "1:14: controller = […]: not an array of tables; write [[controller]]",
+        ),
+        (
+            "{BOOT}[[controller.lun]]\nimage = 'a.raw'",
+            "3:3: controller = {…}: not an array of tables; write [[controller]]",
+        ),
+        ("{LUN}", "1:1: [boot]: missing; add it, with the kernel to boot"),
+        ("boot = 'vmlinuz'\n{LUN}", "1:8: boot = \"vmlinuz\": not a table; write [boot]"),
+        ("[boot]\n{LUN}", "1:1: boot.kernel: missing; add the path of a bzImage"),
+        ("[control]\nsocket = 'x'\n{BOOT}{LUN}", "1:2: control: not supported yet; remove it"),
+        ("[sandbox]\n{BOOT}{LUN}", "1:2: sandbox: not supported yet; remove it"),
+        ("{BOOT}{LUN}[[net]]\ntap = 'tap0'", "6:3: net: not supported yet; remove it"),
+        ("{BOOT}{LUN}[[vfio]]", "6:3: vfio: not supported yet; remove it"),
+    ]);
+}
+
+#[test]
+fn machine_keys() {
+    each_has_one_problem(&[
+        (
+            "[machine]\nname = ''\n{BOOT}{LUN}",
+            "2:8: machine.name = \"\": not a name; use at most 64 of A-Z, a-z, 0-9, '-', '_' and \
+             '.', with a letter or digit first",
+        ),
+        (
+            "[machine]\nname = '../x'\n{BOOT}{LUN}",
+            "2:8: machine.name = \"../x\": not a name; use at most 64 of A-Z, a-z, 0-9, '-', '_' \
+             and '.', with a letter or digit first",
+        ),
+        (
+            "[machine]\nname = 7\n{BOOT}{LUN}",
+            "2:8: machine.name = 7: not a string; write it in quotes",
+        ),
+        (
+            "[machine]\nuuid = 'x'\n{BOOT}{LUN}",
+            "2:8: machine.uuid = \"x\": not a UUID; write 32 hex digits as in \
+             \"123e4567-e89b-12d3-a456-426614174000\"",
+        ),
+        (
+            "[machine]\nvcpus = 65\n{BOOT}{LUN}",
+            "2:9: machine.vcpus = 65: out of range; write an integer from 1 to 64",
+        ),
+        (
+            "[machine]\nvcpus = -1\n{BOOT}{LUN}",
+            "2:9: machine.vcpus = -1: out of range; write an integer from 1 to 64",
+        ),
+        (
+            "[machine]\nvcpus = 'two'\n{BOOT}{LUN}",
+            "2:9: machine.vcpus = \"two\": not an integer; write an integer from 1 to 64",
+        ),
+        (
+            "[machine]\nmemory = '63MiB'\n{BOOT}{LUN}",
+            "2:10: machine.memory = \"63MiB\": out of range; give the guest from 64MiB to 64TiB",
+        ),
+        (
+            "[machine]\nmemory = 67108865\n{BOOT}{LUN}",
+            "2:10: machine.memory = 67108865: not a multiple of 4 KiB; write \"65540KiB\"",
+        ),
+        (
+            "[machine]\nmemory = '65T'\n{BOOT}{LUN}",
+            "2:10: machine.memory = \"65T\": out of range; give the guest from 64MiB to 64TiB",
+        ),
+        (
+            "[machine]\nmemory = '99999999T'\n{BOOT}{LUN}",
+            "2:10: machine.memory = \"99999999T\": not a size of less than 16 EiB; write an \
+             integer of bytes, or a string such as \"512MiB\" (K, M, G or T, binary, with an \
+             optional iB)",
+        ),
+        (
+            "[machine]\nmemory_backing = 'hugepages'\n{BOOT}{LUN}",
+            "2:18: machine.memory_backing = \"hugepages\": not supported yet; use \"anonymous\"",
+        ),
+        (
+            "[machine]\nmemory_backing = 'huge'\n{BOOT}{LUN}",
+            "2:18: machine.memory_backing = \"huge\": no such choice; use \"anonymous\"",
+        ),
+        (
+            "[machine]\non_reboot = 'restart'\n{BOOT}{LUN}",
+            "2:13: machine.on_reboot = \"restart\": not supported yet; use \"exit\"",
+        ),
+        (
+            "[machine]\nstop_timeout = '60s'\n{BOOT}{LUN}",
+            "2:1: machine.stop_timeout: not supported yet; remove it",
+        ),
+        (
+            "[machine]\ncores = 2\n{BOOT}{LUN}",
+            "2:1: unknown key \"cores\" in [machine]: it would have no effect; there are name, \
+             uuid, vcpus, memory, memory_backing, on_reboot, on_crash",
+        ),
+    ]);
+}
+
+#[test]
+fn boot_and_console() {
+    each_has_one_problem(&[
+        (
+            "[boot]\nkernel = 'none'\n{LUN}",
+            "2:10: boot.kernel = \"none\": none cannot be opened: no such file; create it, or \
+             correct the path",
+        ),
+        (
+            "[boot]\nkernel = '.'\n{LUN}",
+            "2:10: boot.kernel = \".\": . is a directory; name a regular file",
+        ),
+        (
+            "[boot]\nkernel = '/dev/null'\n{LUN}",
+            "2:10: boot.kernel = \"/dev/null\": /dev/null is a character device; name a regular \
+             file",
+        ),
+        (
+            "[boot]\nkernel = ''\n{LUN}",
+            "2:10: boot.kernel = \"\": not a path; write the path of a file",
+        ),
+        (
+            "[boot]\nkernel = 'a.raw/x'\n{LUN}",
+            "2:10: boot.kernel = \"a.raw/x\": a.raw/x cannot be opened: Not a directory (os \
+             error 20); correct the path",
+        ),
+        (
+            "{BOOT}initramfs = 'none'\n{LUN}",
+            "3:13: boot.initramfs = \"none\": none cannot be opened: no such file; create it, or \
+             correct the path",
+        ),
+        (
+            "{BOOT}cmdline = \"a\\nb\"\n{LUN}",
+            "3:11: boot.cmdline = \"a\\nb\": not a kernel command line; use at most 2047 \
+             printable ASCII characters",
+        ),
+        (
+            "{BOOT}{LUN}[console]\nserial = 'null'",
+            "7:10: console.serial = \"null\": not supported yet; use \"stdio\"",
+        ),
+        (
+            "{BOOT}{LUN}[console]\nserial = { socket = 's' }",
+            "7:10: console.serial = {…}: not supported yet; use \"stdio\"",
+        ),
+        (
+            "{BOOT}{LUN}[console]\nserial = { pipe = 's' }",
+            "7:10: console.serial = {…}: no such choice; use \"stdio\"",
+        ),
+        (
+            "{BOOT}{LUN}[console]\nserial = 5",
+            "7:10: console.serial = 5: no such choice; use \"stdio\"",
+        ),
+    ]);
+}
+
+#[test]
+fn syntax() {
+    each_has_one_problem(&[
+        (
+            "{BOOT}{LUN}lun =",
+            "6:6: syntax: string values must be quoted, expected literal string; correct the TOML",
+        ),
+        (
+            "{BOOT}{LUN}lun = 1 2",
+            "6:7: syntax: string values must be quoted, expected literal string; correct the TOML",
+        ),
+        ("{BOOT}{LUN}lun = 1\nlun = 2", "7:1: syntax: duplicate key; correct the TOML"),
+        ("{BOOT}[boot]\n{LUN}", "3:2: syntax: duplicate key; correct the TOML"),
+        ("[boot\n{LUN}", "1:6: syntax: unclosed table, expected `]`; correct the TOML"),
+        (
+            "{BOOT}{LUN}serial = 'x\n",
+            "6:12: syntax: invalid literal string, expected `'`; correct the TOML",
+        ),
+        (
+            "{BOOT}{LUN}serial = \"\\q\"\n",
+            "6:12: syntax: missing escaped value, expected `b`, `e`, `f`, `n`, `r`, `\\`, `\"`, \
+             `x`, `u`, `U`; correct the TOML",
+        ),
+    ]);
+}
+
+#[test]
+fn a_stem_that_is_no_name_asks_for_one() {
+    let fixture = Fixture::new();
+    let path = fixture.path("my guest.toml");
+    std::fs::write(&path, format!("{BOOT}{LUN}")).unwrap();
+    let problem = "1:1: machine.name: missing, and the file's stem \"my guest\" cannot stand in \
+                   for it; add name to [machine]";
+    let expected = format!("{}:{problem}", path.display());
+    assert_eq!(super::load(&path).unwrap_err().to_string(), expected);
+    std::fs::write(&path, format!("[machine]\nname = 'g'\n{BOOT}{LUN}")).unwrap();
+    assert!(super::load(&path).is_ok());
+}
+
+#[test]
+fn one_mistake_is_not_reported_as_others() {
+    let fixture = Fixture::new();
+    let twins = "[[controller]]\nid = '?'\n[[controller.lun]]\nimage = 'a.raw'\ntarget = 'x'\n\
+                 [[controller]]\nid = '!'\n[[controller.lun]]\nimage = 'b.raw'\nlun = 'y'\n";
+    let problems = fixture.problems(format!("[machine]\nuuid = 'z'\n{BOOT}{twins}"));
+    let places: Vec<_> = problems.iter().map(|line| line.split(": ").next().unwrap()).collect();
+    assert_eq!(
+        places,
+        ["2:8", "6:6", "9:10", "11:6", "14:7"].map(|place| format!("guest1.toml:{place}"))
+    );
+}
+
+#[test]
+fn all_problems_of_a_file_are_reported_in_order() {
+    let fixture = Fixture::new();
+    let text = "\
+[[controller]]
+queue_size = 100
+vhost = 'naa.500140568720f76f'
+[[controller.lun]]
+image = 'none.raw'
+wwn = 'x'
+[[controller.lun]]
+
+[boot]
+kernl = 'vmlinuz'
+[machine]
+vcpus = 0
+memory = '1MB'
+on_crash = 'restart'
+[console]
+serial = { file = 'log' }
+";
+    let expected = [
+        "guest1.toml:2:14: controller.queue_size = 100: not a power of two; write 64 or 128",
+        "guest1.toml:3:1: controller.vhost: not supported yet; remove it",
+        "guest1.toml:5:9: controller.lun.image = \"none.raw\": none.raw cannot be opened: \
+         no such file; create it, or correct the path",
+        "guest1.toml:6:7: controller.lun.wwn = \"x\": not a WWN; \
+         it must be 16 hex digits that begin with 2, 3 or 5, or 32 that begin with 6",
+        "guest1.toml:7:1: [[controller.lun]]: nothing holds its data; add an image",
+        "guest1.toml:9:1: boot.kernel: missing; add the path of a bzImage",
+        "guest1.toml:10:1: unknown key \"kernl\" in [boot]: it would have no effect; \
+         did you mean \"kernel\"?",
+        "guest1.toml:12:9: machine.vcpus = 0: out of range; write an integer from 1 to 64",
+        "guest1.toml:13:10: machine.memory = \"1MB\": not a size of less than 16 EiB; \
+         write an integer of bytes, or a string such as \"512MiB\" (K, M, G or T, binary, \
+         with an optional iB)",
+        "guest1.toml:14:12: machine.on_crash = \"restart\": not supported yet; use \"exit\"",
+        "guest1.toml:16:10: console.serial = {…}: not supported yet; use \"stdio\"",
+    ];
+    assert_eq!(fixture.problems(text), expected);
+}

@@ -1,0 +1,403 @@
+//! The machine: memory, interrupt controllers, buses, devices that every guest has, and vCPUs.
+//!
+//! Owns everything that a guest can touch, and the order in which it comes and goes: all is
+//! opened and built by [`Machine::new`] and [`Machine::add`], nothing runs before
+//! [`Machine::start`], and dropping the machine joins the vCPUs before the rest goes. Must not
+//! know the configuration file, nor what a PCI function is for.
+
+use std::io;
+use std::sync::Arc;
+
+use arch::cpuid::{self, Processor};
+use arch::layout::{self, Layout, LayoutError, Region};
+use devices::bus::{Bus, BusDevice, Overlap};
+use devices::pci::PciFunction;
+use devices::pci::access::{self, ConfigPorts, Ecam, MemoryWindow};
+use devices::pci::root::{AddError, PciRoot, Window};
+use devices::platform::Platform;
+use devices::pm::{self, I8042, Power, PowerRequest, ResetControl, SleepRegisters};
+use devices::serial::{self, Serial};
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
+use kvm_ioctls::{Cap, Kvm, VmFd};
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::console::Writer;
+use crate::exit::{Exit, ExitReport};
+use crate::irq::KvmPlatform;
+use crate::kernel::{self, BootError};
+use crate::memory::{self, MemoryError};
+use crate::spec::{BootSpec, MachineSpec};
+use crate::vcpu::{Buses, RunningVcpu, Vcpu, VcpuError};
+
+/// A machine could not be built or started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MachineError {
+    /// No KVM.
+    #[error("/dev/kvm: cannot be opened: {}", advise(source))]
+    Open {
+        /// Why.
+        source: kvm_ioctls::Error,
+    },
+    /// KVM refused a part of the VM.
+    #[error("KVM refuses {what}")]
+    Kvm {
+        /// What was refused.
+        what: &'static str,
+        /// Why.
+        source: kvm_ioctls::Error,
+    },
+    /// More vCPUs than KVM has.
+    #[error("{vcpus} vCPUs are more than this host's KVM allows: give the machine {max} at most")]
+    TooManyVcpus {
+        /// What was asked for.
+        vcpus: u8,
+        /// What there can be.
+        max: usize,
+    },
+    /// The host lacks file descriptors or interrupt routes.
+    #[error("the host lacks a resource")]
+    Host(#[from] io::Error),
+    /// The amount of memory is impossible.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// Memory could not be had.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// Kernel, initramfs or command line are not usable.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// A vCPU could not be made or started.
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+    /// A PCI function has no place.
+    #[error("the PCI bus cannot take another controller: give the machine fewer")]
+    Pci(#[from] AddError),
+    /// Two devices claim one address.
+    #[error("two devices claim one address; please report this")]
+    Overlap(#[from] Overlap),
+}
+
+impl MachineError {
+    /// Whether the configuration asks for what cannot be, whatever the host.
+    pub(crate) fn is_configuration(&self) -> bool {
+        matches!(self, MachineError::Layout(_) | MachineError::Boot(_))
+    }
+}
+
+fn advise(error: &kvm_ioctls::Error) -> &'static str {
+    match error.errno() {
+        libc::EACCES | libc::EPERM => "add this user to the group that owns it (kvm)",
+        libc::ENOENT | libc::ENODEV => {
+            "load kvm_intel or kvm_amd, and enable virtualisation in the firmware"
+        }
+        _ => "check that KVM works on this host",
+    }
+}
+
+/// A machine. Fields are dropped in their order: the vCPUs' threads end first, and the memory
+/// outlives the VM.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    running: Vec<RunningVcpu>,
+    ready: Vec<Vcpu>,
+    serial: Arc<Serial>,
+    power: Arc<Power>,
+    pci: Arc<PciRoot>,
+    report: Arc<ExitReport>,
+    platform: Arc<KvmPlatform>,
+    memory: Arc<GuestMemoryMmap>,
+}
+
+impl Machine {
+    /// Builds a machine that is ready to start. Its serial port writes to `output`, and signals
+    /// `room` when it may take input again.
+    ///
+    /// # Errors
+    /// [`MachineError`]; nothing is left behind.
+    pub(crate) fn new(
+        spec: &MachineSpec,
+        boot: &BootSpec,
+        output: Writer,
+        room: EventFd,
+    ) -> Result<Self, MachineError> {
+        let kvm = Kvm::new().map_err(|source| MachineError::Open { source })?;
+        check_vcpus(&kvm, spec.vcpus)?;
+        let supported =
+            kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(refused("to tell its CPUID"))?;
+        let layout = Layout::new(spec.memory, cpuid::physical_bits(supported.as_slice()))?;
+        let memory = Arc::new(memory::map(&layout)?);
+        let entry = kernel::load(&memory, &layout, spec.vcpus, boot)?;
+        let vm = Arc::new(create_vm(&kvm)?);
+        memory::give_to(&vm, &memory)?;
+
+        let report = Arc::new(ExitReport::new()?);
+        let platform = Arc::new(KvmPlatform::new(Arc::clone(&vm)));
+        let irq = platform.line(layout::COM1_IRQ)?;
+        let serial = Arc::new(Serial::new(irq, room, Box::new(output)));
+        let power = Arc::new(Power::new(report.event().try_clone()?));
+        let pci = Arc::new(PciRoot::new(window(layout::PCI32), Some(window(layout.pci64()))));
+        let buses = Buses::default();
+        wire_ports(&buses.ports, &serial, &power, &pci)?;
+        wire_memory(&buses.memory, &layout, &pci)?;
+
+        let vcpus = VcpuPlan { kvm: &kvm, vm: &vm, supported: &supported, entry };
+        let ready = (0..spec.vcpus)
+            .map(|index| vcpus.create(index, spec.vcpus, &buses, &report))
+            .collect::<Result<_, _>>()?;
+        Ok(Machine { running: Vec::new(), ready, serial, power, pci, report, platform, memory })
+    }
+
+    /// What devices need of the hypervisor.
+    pub(crate) fn platform(&self) -> Arc<dyn Platform> {
+        Arc::clone(&self.platform) as Arc<dyn Platform>
+    }
+
+    /// The guest's memory.
+    pub(crate) fn memory(&self) -> Arc<GuestMemoryMmap> {
+        Arc::clone(&self.memory)
+    }
+
+    /// Puts a PCI function on the bus.
+    ///
+    /// # Errors
+    /// [`MachineError::Pci`]
+    pub(crate) fn add(&self, function: Arc<dyn PciFunction>) -> Result<(), MachineError> {
+        self.pci.add(function)?;
+        Ok(())
+    }
+
+    /// The serial port, for input.
+    pub(crate) fn serial(&self) -> &Serial {
+        &self.serial
+    }
+
+    /// Readable once [`exit`](Self::exit) may have something to say.
+    pub(crate) fn exit_event(&self) -> &EventFd {
+        self.report.event()
+    }
+
+    /// Why the guest stopped, if it did.
+    pub(crate) fn exit(&self) -> Option<Exit> {
+        let requested = self.power.request().map(|request| match request {
+            PowerRequest::PowerOff => Exit::PowerOff,
+            PowerRequest::Reset => Exit::Reset,
+        });
+        self.report.take().or(requested)
+    }
+
+    /// Lets the guest run.
+    ///
+    /// # Errors
+    /// [`MachineError::Vcpu`]
+    pub(crate) fn start(&mut self) -> Result<(), MachineError> {
+        for vcpu in self.ready.drain(..) {
+            self.running.push(vcpu.start()?);
+        }
+        Ok(())
+    }
+
+    /// Stops every vCPU and waits for their threads.
+    pub(crate) fn stop(&mut self) {
+        self.running.iter().for_each(RunningVcpu::stop);
+        self.running.clear();
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn refused(what: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> MachineError {
+    move |source| MachineError::Kvm { what, source }
+}
+
+fn check_vcpus(kvm: &Kvm, vcpus: u8) -> Result<(), MachineError> {
+    /// An 8-bit APIC id of FFh is a broadcast.
+    const MAX_APIC_IDS: usize = 255;
+    let max = kvm.get_max_vcpus().min(MAX_APIC_IDS);
+    if usize::from(vcpus) > max {
+        return Err(MachineError::TooManyVcpus { vcpus, max });
+    }
+    Ok(())
+}
+
+fn create_vm(kvm: &Kvm) -> Result<VmFd, MachineError> {
+    let vm = kvm.create_vm().map_err(refused("to create a VM"))?;
+    let tss = usize::try_from(layout::KVM_TSS).unwrap_or(usize::MAX);
+    vm.set_tss_address(tss).map_err(refused("the address of its TSS"))?;
+    vm.set_identity_map_address(layout::KVM_IDENTITY_MAP)
+        .map_err(refused("the address of its identity map"))?;
+    vm.create_irq_chip().map_err(refused("to create the interrupt controllers"))?;
+    Ok(vm)
+}
+
+fn window(region: Region) -> Window {
+    Window { base: region.base, size: region.size }
+}
+
+// The tables that a guest reads and the registers that it then writes have to agree.
+const _: () = assert!(layout::SLEEP_TYPE_S5 == pm::SLEEP_TYPE_S5);
+const _: () = assert!(layout::RESET_VALUE == pm::RESET_CONTROL_VALUE);
+const _: () = assert!(layout::ECAM.size == access::ECAM_BUS_SIZE);
+
+fn wire_ports(
+    ports: &Bus,
+    serial: &Arc<Serial>,
+    power: &Arc<Power>,
+    pci: &Arc<PciRoot>,
+) -> Result<(), Overlap> {
+    let sleep = SleepRegisters::new(Arc::clone(power));
+    let i8042 = I8042::new(Arc::clone(power));
+    // CF9h lies among the ports of PCI configuration.
+    let reset = ResetControl::new(Arc::clone(power), (layout::RESET - layout::PCI_CONFIG).into());
+    let pci = ConfigPorts::new(Arc::clone(pci), Arc::new(reset));
+    ports.insert(layout::COM1.into(), serial::PORTS, Arc::clone(serial) as Arc<dyn BusDevice>)?;
+    ports.insert(layout::SLEEP_CONTROL.into(), pm::SLEEP_REGISTERS, Arc::new(sleep))?;
+    ports.insert(layout::I8042.into(), pm::I8042_PORTS, Arc::new(i8042))?;
+    ports.insert(layout::PCI_CONFIG.into(), access::CONFIG_PORTS, Arc::new(pci))
+}
+
+fn wire_memory(memory: &Bus, layout: &Layout, pci: &Arc<PciRoot>) -> Result<(), Overlap> {
+    let ecam = Ecam::new(Arc::clone(pci));
+    memory.insert(layout::ECAM.base, layout::ECAM.size, Arc::new(ecam))?;
+    for region in [layout::PCI32, layout.pci64()] {
+        let window = MemoryWindow::new(Arc::clone(pci), region.base);
+        memory.insert(region.base, region.size, Arc::new(window))?;
+    }
+    Ok(())
+}
+
+/// What all vCPUs are made from.
+struct VcpuPlan<'a> {
+    kvm: &'a Kvm,
+    vm: &'a VmFd,
+    supported: &'a CpuId,
+    entry: u64,
+}
+
+impl VcpuPlan<'_> {
+    fn create(
+        &self,
+        index: u8,
+        count: u8,
+        buses: &Buses,
+        report: &Arc<ExitReport>,
+    ) -> Result<Vcpu, MachineError> {
+        let fd = self.vm.create_vcpu(index.into()).map_err(refused("to create a vCPU"))?;
+        let processor = Processor {
+            index,
+            count,
+            tsc_deadline: self.kvm.check_extension(Cap::TscDeadlineTimer),
+            tsc_khz: fd.get_tsc_khz().ok(),
+        };
+        let table = cpuid::table(self.supported.as_slice(), processor);
+        let cpuid = CpuId::from_entries(&table).map_err(|_| MachineError::Kvm {
+            what: "so many CPUID entries",
+            source: kvm_ioctls::Error::new(libc::E2BIG),
+        })?;
+        Ok(Vcpu::new(fd, index, &cpuid, self.entry, buses.clone(), Arc::clone(report))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::tests::collector;
+    use crate::kernel::tests::bzimage;
+    use std::fs::File;
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::{Duration, Instant};
+    use uuid::Uuid;
+    use vmm_sys_util::eventfd::EFD_NONBLOCK;
+
+    /// How long a guest of a few instructions may take.
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// A machine that runs `code` at the kernel's entry point; `None` where there is no KVM.
+    fn machine(code: &[u8], vcpus: u8) -> Option<(Machine, mpsc::Receiver<u8>)> {
+        if let Err(error) = File::options().read(true).write(true).open("/dev/kvm") {
+            eprintln!("skipped: /dev/kvm: {error}");
+            return None;
+        }
+        let kernel = bzimage(code);
+        let spec = MachineSpec { name: "test".into(), uuid: Uuid::nil(), vcpus, memory: 16 << 20 };
+        let boot = BootSpec { kernel: kernel.path().into(), initramfs: None, cmdline: "x".into() };
+        let (output, bytes) = collector();
+        let room = EventFd::new(EFD_NONBLOCK).unwrap();
+        Some((Machine::new(&spec, &boot, output.writer(), room).unwrap(), bytes))
+    }
+
+    fn wait(machine: &Machine) -> Exit {
+        let start = Instant::now();
+        loop {
+            if let Some(exit) = machine.exit() {
+                return exit;
+            }
+            assert!(start.elapsed() < LIMIT, "the guest does not end");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn run(code: &[u8]) -> Option<(Exit, mpsc::Receiver<u8>)> {
+        let (mut machine, bytes) = machine(code, 1)?;
+        machine.start().unwrap();
+        Some((wait(&machine), bytes))
+    }
+
+    /// `mov dx, port; mov al, value; out dx, al`
+    fn out(port: u16, value: u8) -> Vec<u8> {
+        let [low, high] = port.to_le_bytes();
+        vec![0x66, 0xba, low, high, 0xb0, value, 0xee]
+    }
+
+    /// `jmp .`
+    const SPIN: [u8; 2] = [0xeb, 0xfe];
+
+    #[test]
+    fn a_guest_writes_to_its_serial_port_and_powers_off() {
+        let mut code: Vec<u8> = b"hello".iter().flat_map(|byte| out(layout::COM1, *byte)).collect();
+        code.extend(out(layout::SLEEP_CONTROL, layout::SLEEP_TYPE_S5 << 2 | 1 << 5));
+        code.extend(SPIN);
+        let Some((exit, bytes)) = run(&code) else { return };
+        assert_eq!(exit, Exit::PowerOff);
+        let text: Vec<u8> = bytes.iter().take(5).collect();
+        assert_eq!(text, b"hello");
+    }
+
+    #[test]
+    fn each_reset_register_resets() {
+        for (port, value) in [(layout::RESET, layout::RESET_VALUE), (layout::I8042 + 4, 0xfe)] {
+            let code = [out(port, value), SPIN.to_vec()].concat();
+            let Some((exit, _)) = run(&code) else { return };
+            assert_eq!(exit, Exit::Reset, "{port:#x}");
+        }
+    }
+
+    #[test]
+    fn a_triple_fault_is_a_crash_that_names_the_vcpu() {
+        // ud2, with an empty IDT.
+        let Some((exit, _)) = run(&[0x0f, 0x0b]) else { return };
+        let Exit::Crash(what) = exit else { panic!("{exit:?}") };
+        assert!(what.starts_with("vcpu-0: triple fault; "), "{what}");
+    }
+
+    #[test]
+    fn a_guest_that_spins_is_stopped_at_once() {
+        for _ in 0..20 {
+            let Some((mut machine, _bytes)) = machine(&SPIN, 3) else { return };
+            machine.start().unwrap();
+            let start = Instant::now();
+            drop(machine);
+            assert!(start.elapsed() < LIMIT);
+        }
+    }
+
+    #[test]
+    fn a_machine_that_never_started_goes_quietly() {
+        drop(machine(&SPIN, 2));
+    }
+}

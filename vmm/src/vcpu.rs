@@ -1,0 +1,297 @@
+//! The vCPUs: their initial state, and one thread each that runs them.
+//!
+//! Owns the vCPU file descriptors and the loop around `KVM_RUN`. What a guest's access means is
+//! up to the buses; why the guest stopped goes to the [`ExitReport`].
+
+use std::cell::Cell;
+use std::io;
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+
+use arch::regs;
+use devices::bus::Bus;
+use kvm_bindings::{CpuId, Msrs};
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
+use crate::exit::{Exit, ExitReport};
+
+/// RIP after a reset, which AMD processors and KVM leave behind a triple fault.
+const RESET_RIP: u64 = 0xfff0;
+
+/// A vCPU could not be made ready.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum VcpuError {
+    /// KVM refused a part of its state.
+    #[error("vcpu-{index}: KVM refuses {what}")]
+    Kvm {
+        /// The vCPU.
+        index: u8,
+        /// What was refused.
+        what: &'static str,
+        /// Why.
+        source: kvm_ioctls::Error,
+    },
+    /// Its thread could not be started.
+    #[error("vcpu-{index}: the host cannot start its thread")]
+    Thread {
+        /// The vCPU.
+        index: u8,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The buses that a guest's accesses go to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Buses {
+    /// Ports.
+    pub(crate) ports: Arc<Bus>,
+    /// Guest physical addresses outside RAM.
+    pub(crate) memory: Arc<Bus>,
+}
+
+/// A vCPU that does not run yet.
+#[derive(Debug)]
+pub(crate) struct Vcpu {
+    index: u8,
+    fd: VcpuFd,
+    buses: Buses,
+    report: Arc<ExitReport>,
+}
+
+impl Vcpu {
+    /// Gives vCPU `index` its initial state: the first one starts at `entry`, in long mode, and
+    /// the others wait for a start-up IPI.
+    ///
+    /// # Errors
+    /// [`VcpuError::Kvm`]
+    pub(crate) fn new(
+        fd: VcpuFd,
+        index: u8,
+        cpuid: &CpuId,
+        entry: u64,
+        buses: Buses,
+        report: Arc<ExitReport>,
+    ) -> Result<Self, VcpuError> {
+        let vcpu = Vcpu { index, fd, buses, report };
+        vcpu.attempt("its CPUID", |fd| fd.set_cpuid2(cpuid))?;
+        vcpu.attempt("its MSRs", set_msrs)?;
+        vcpu.attempt("its local APIC", wire_lapic)?;
+        if index == 0 {
+            vcpu.attempt("its system registers", enter_long_mode)?;
+            vcpu.attempt("its registers", |fd| fd.set_regs(&regs::general(entry)))?;
+            vcpu.attempt("its FPU", |fd| fd.set_fpu(&regs::fpu()))?;
+        }
+        Ok(vcpu)
+    }
+
+    fn attempt(
+        &self,
+        what: &'static str,
+        set: impl FnOnce(&VcpuFd) -> Result<(), kvm_ioctls::Error>,
+    ) -> Result<(), VcpuError> {
+        set(&self.fd).map_err(|source| VcpuError::Kvm { index: self.index, what, source })
+    }
+
+    /// Starts its thread.
+    ///
+    /// # Errors
+    /// [`VcpuError::Thread`]
+    pub(crate) fn start(self) -> Result<RunningVcpu, VcpuError> {
+        let index = self.index;
+        let failed = |source| VcpuError::Thread { index, source };
+        register_signal_handler(SIGRTMIN(), leave_guest).map_err(|errno| failed(errno.into()))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&stop);
+        let thread = thread::Builder::new()
+            .name(format!("vcpu-{index}"))
+            .spawn(move || self.run(&seen))
+            .map_err(failed)?;
+        Ok(RunningVcpu { index, stop, thread: Some(thread) })
+    }
+
+    fn run(mut self, stop: &AtomicBool) {
+        let _kickable = Kickable::new(&mut self.fd);
+        while !stop.load(Ordering::Acquire) {
+            if let Err(exit) = self.step() {
+                self.report.set(exit);
+                return;
+            }
+        }
+    }
+
+    /// Enters the guest until its next exit, and serves that.
+    fn step(&mut self) -> Result<(), Exit> {
+        let why = match self.fd.run() {
+            Ok(VcpuExit::IoIn(port, data)) => {
+                read_ports(&self.buses.ports, port, data);
+                return Ok(());
+            }
+            Ok(VcpuExit::IoOut(port, data)) => {
+                self.buses.ports.write(port.into(), data);
+                return Ok(());
+            }
+            Ok(VcpuExit::MmioRead(address, data)) => {
+                self.buses.memory.read(address, data);
+                return Ok(());
+            }
+            Ok(VcpuExit::MmioWrite(address, data)) => {
+                self.buses.memory.write(address, data);
+                return Ok(());
+            }
+            Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => return Ok(()),
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return Ok(()),
+            Ok(VcpuExit::Shutdown) => "triple fault".to_owned(),
+            Ok(VcpuExit::InternalError) => "KVM cannot emulate an instruction".to_owned(),
+            Ok(VcpuExit::FailEntry(reason, cpu)) => {
+                format!("the processor refused to enter the guest (reason {reason:#x}, CPU {cpu})")
+            }
+            Ok(other) => format!("unexpected exit from the guest: {other:?}"),
+            Err(error) => format!("KVM_RUN failed: {error}"),
+        };
+        Err(Exit::Crash(format!("vcpu-{}: {why}; {}", self.index, self.place())))
+    }
+
+    /// Where the guest is, for a message.
+    fn place(&self) -> String {
+        match (self.fd.get_regs(), self.fd.get_sregs()) {
+            (Ok(regs), Ok(sregs)) if regs.rip == RESET_RIP && sregs.cr3 == 0 => {
+                "its registers are lost, as AMD processors do not keep them".to_owned()
+            }
+            (Ok(regs), Ok(sregs)) => {
+                format!("RIP {:#x}, CR2 {:#x}, CR3 {:#x}", regs.rip, sregs.cr2, sregs.cr3)
+            }
+            (Err(error), _) | (_, Err(error)) => format!("its registers cannot be read: {error}"),
+        }
+    }
+}
+
+impl Drop for Vcpu {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let what = format!("vcpu-{}: a device panicked; please report this", self.index);
+            self.report.set(Exit::Failure(what));
+        }
+    }
+}
+
+/// A read of ports. More than 4 bytes are a string (REP INS), whose width KVM does not pass on
+/// to here; it is taken as one of bytes, the only width that makes sense for this machine's ports.
+fn read_ports(ports: &Bus, port: u16, data: &mut [u8]) {
+    let width = if matches!(data.len(), 1 | 2 | 4) { data.len() } else { 1 };
+    for access in data.chunks_mut(width) {
+        ports.read(port.into(), access);
+    }
+}
+
+fn set_msrs(fd: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
+    let msrs = regs::msrs();
+    let table = Msrs::from_entries(&msrs).map_err(|_| kvm_ioctls::Error::new(libc::E2BIG))?;
+    match fd.set_msrs(&table)? {
+        set if set == msrs.len() => Ok(()),
+        _ => Err(kvm_ioctls::Error::new(libc::EINVAL)),
+    }
+}
+
+fn wire_lapic(fd: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
+    let mut lapic = fd.get_lapic()?;
+    regs::wire_lapic(&mut lapic);
+    fd.set_lapic(&lapic)
+}
+
+fn enter_long_mode(fd: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
+    let mut sregs = fd.get_sregs()?;
+    regs::enter_long_mode(&mut sregs);
+    fd.set_sregs(&sregs)
+}
+
+/// A vCPU in its thread. Dropping it stops the vCPU and waits for the thread.
+#[derive(Debug)]
+pub(crate) struct RunningVcpu {
+    index: u8,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl RunningVcpu {
+    /// Asks the vCPU to stop, without waiting.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(Err(error)) = self.thread.as_ref().map(|thread| thread.kill(SIGRTMIN())) {
+            log::debug!("vcpu-{}: cannot be signalled: {error}", self.index);
+        }
+    }
+}
+
+impl Drop for RunningVcpu {
+    fn drop(&mut self) {
+        self.stop();
+        if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
+            log::error!("vcpu-{}: its thread panicked", self.index);
+        }
+    }
+}
+
+thread_local! {
+    /// `kvm_run.immediate_exit` of the vCPU that this thread runs, or null.
+    static IMMEDIATE_EXIT: Cell<*mut u8> = const { Cell::new(ptr::null_mut()) };
+}
+
+/// While it lives, a signal to this thread makes the current or the next `KVM_RUN` return.
+struct Kickable;
+
+impl Kickable {
+    fn new(fd: &mut VcpuFd) -> Self {
+        IMMEDIATE_EXIT.set(&raw mut fd.get_kvm_run().immediate_exit);
+        Kickable
+    }
+}
+
+impl Drop for Kickable {
+    fn drop(&mut self) {
+        IMMEDIATE_EXIT.set(ptr::null_mut());
+    }
+}
+
+/// Handles the stop signal. A signal that arrives between the loop's look at its flag and
+/// `KVM_RUN` would be lost without `immediate_exit`.
+#[expect(unsafe_code, reason = "a signal handler reaches its thread's vCPU by a raw pointer")]
+extern "C" fn leave_guest(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    let flag = IMMEDIATE_EXIT.get();
+    if !flag.is_null() {
+        // SAFETY: set by this same thread, and cleared before the mapping that it points into is
+        // dropped (`run` declares its `Kickable` after it owns the vCPU). A byte store to a
+        // const-initialised thread-local's target is async-signal-safe.
+        unsafe { flag.write_volatile(1) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use devices::bus::BusDevice;
+
+    struct Counter;
+
+    impl BusDevice for Counter {
+        fn read(&self, _: u64, data: &mut [u8]) {
+            data.fill(u8::try_from(data.len()).unwrap());
+        }
+
+        fn write(&self, _: u64, _: &[u8]) {}
+    }
+
+    #[test]
+    fn a_string_of_port_reads_reaches_the_device_byte_by_byte() {
+        let ports = Bus::default();
+        ports.insert(0x10, 4, Arc::new(Counter)).unwrap();
+        for (len, expected) in [(1, 1), (2, 2), (4, 4), (8, 1), (100, 1)] {
+            let mut data = vec![0; len];
+            read_ports(&ports, 0x10, &mut data);
+            assert_eq!(data, vec![expected; len]);
+        }
+    }
+}
