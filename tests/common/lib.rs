@@ -1,0 +1,6 @@
+//! What the tests of the whole share: guests to boot, images for them, and the `vmm` binary.
+
+pub mod cpio;
+pub mod guest;
+pub mod image;
+pub mod seccomp;

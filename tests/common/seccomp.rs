@@ -1,0 +1,36 @@
+//! A host on which io_uring is not allowed, as in many containers.
+#![expect(unsafe_code, reason = "prctl, and code between fork and exec")]
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use libc::{sock_filter, sock_fprog};
+
+/// Makes io_uring_setup fail with EPERM in `command`.
+pub fn forbid_io_uring(command: &mut Command) -> &mut Command {
+    // SAFETY: the filter only makes system calls that are safe between fork and exec.
+    unsafe { command.pre_exec(install) }
+}
+
+/// BPF over `struct seccomp_data`: its first word is the number of the system call.
+#[expect(clippy::cast_possible_truncation, reason = "opcodes of BPF have 16 bits")]
+fn install() -> io::Result<()> {
+    const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let step = |code, jt, jf, k| sock_filter { code, jt, jf, k };
+    let mut filter = [
+        step(LOAD_WORD, 0, 0, 0),
+        step(JUMP_IF_EQUAL, 0, 1, libc::SYS_io_uring_setup as u32),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: the program outlives both calls, which read it only.
+    let failed = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
+            || libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) != 0
+    };
+    if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
