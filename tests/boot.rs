@@ -21,24 +21,24 @@ fn the_guest_sees_its_configuration(vcpus: u8) -> Result<()> {
     guest.lun("far.img", 4 * MIB, "target = 7\nlun = 300")?;
     let script = format!(
         "{SECTION}
-        disk() {{ basename \"$(echo /sys/class/scsi_device/$1/device/block/*)\"; }}
+        system=$(disk 0:0:0:0) locked=$(disk 0:0:0:3) far=$(disk 0:0:7:300)
         section nproc nproc
         section clock cat /sys/devices/system/clocksource/clocksource0/current_clocksource
         section lsscsi lsscsi -s
-        section queues ls /sys/block/sda/mq
-        section inquiry sg_inq /dev/sda
-        for page in 0x00 0x80 0x83 0xb0 0xb1 0xb2; do section vpd-$page sg_vpd -p $page /dev/sda; done
-        section rotation sg_vpd -p 0xb1 /dev/$(disk 0:0:0:3)
-        section luns-0 sg_luns /dev/sda
-        section luns-7 sg_luns /dev/$(disk 0:0:7:300)
-        section capacity sg_readcap -l /dev/sda
-        section ready sg_turs /dev/sda
-        section sense sg_requests /dev/sda
-        section modes sg_modes -6 /dev/sda
-        section unsupported sg_raw /dev/sda 5e 00 00 00 00 00 00 00 08 00
-        section beyond sg_raw -r 512 /dev/sda 28 00 00 02 00 00 00 00 01 00
-        section read-only blockdev --getro /dev/$(disk 0:0:0:3)
-        section protected sg_raw -s 512 -i /dev/zero /dev/$(disk 0:0:0:3) 2a 00 00 00 00 00 00 00 01 00
+        section queues ls /sys/block/${{system#/dev/}}/mq
+        section inquiry sg_inq $system
+        for page in 0x00 0x80 0x83 0xb0 0xb1 0xb2; do section vpd-$page sg_vpd -p $page $system; done
+        section rotation sg_vpd -p 0xb1 $locked
+        section luns-0 sg_luns $system
+        section luns-7 sg_luns $far
+        section capacity sg_readcap -l $system
+        section ready sg_turs $system
+        section sense sg_requests $system
+        section modes sg_modes -6 $system
+        section unsupported sg_raw $system 5e 00 00 00 00 00 00 00 08 00
+        section beyond sg_raw -r 512 $system 28 00 00 02 00 00 00 00 01 00
+        section read-only blockdev --getro $locked
+        section protected sg_raw -s 512 -i /dev/zero $locked 2a 00 00 00 00 00 00 00 01 00
         section dmesg dmesg
         "
     );
@@ -136,17 +136,18 @@ fn data_survives(vcpus: u8, change: impl FnOnce(&mut std::process::Command)) -> 
     read.write(5 * MIB, &from_host)?;
     let script = format!(
         "{SECTION}
+        written=$(disk 0:0:0:0) read=$(disk 0:0:0:1) ext4=$(disk 0:0:0:2)
         dd if=/dev/urandom of=/tmp/pattern bs=1M count=8 2>/dev/null
-        section direct dd if=/tmp/pattern of=/dev/sda bs=64k seek=48 oflag=direct conv=fsync
+        section direct dd if=/tmp/pattern of=$written bs=64k seek=48 oflag=direct conv=fsync
         section pattern sha256sum /tmp/pattern
-        section read sh -c 'dd if=/dev/sdb bs=1M skip=5 count=8 iflag=direct 2>/dev/null | sha256sum'
-        section mkfs mkfs.ext4 -q /dev/sdc
+        section read sh -c \"dd if=$read bs=1M skip=5 count=8 iflag=direct 2>/dev/null | sha256sum\"
+        section mkfs mkfs.ext4 -q $ext4
         mkdir -p /mnt
-        section mount mount -t ext4 /dev/sdc /mnt
+        section mount mount -t ext4 $ext4 /mnt
         section copy cp /tmp/pattern /mnt/pattern
         section umount umount /mnt
-        section fsck fsck.ext4 -f -n /dev/sdc
-        section remount mount -t ext4 /dev/sdc /mnt
+        section fsck fsck.ext4 -f -n $ext4
+        section remount mount -t ext4 $ext4 /mnt
         section again sha256sum /mnt/pattern
         section errors sh -c 'dmesg | grep -i -e \"I/O error\" -e \"EXT4-fs error\" -e abort'
         "
@@ -179,7 +180,9 @@ fn data_survives_with_two_vcpus() -> Result<()> {
 
 #[test]
 fn data_survives_without_io_uring() -> Result<()> {
-    let seen = data_survives(2, |command| drop(forbid_io_uring(command)))?;
+    let seen = data_survives(2, |command| {
+        forbid_io_uring(command);
+    })?;
     let warnings = seen.stderr.lines().filter(|line| line.contains("io_uring is not available"));
     assert_eq!(warnings.count(), 1, "{}", seen.stderr);
     Ok(())

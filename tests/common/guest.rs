@@ -166,8 +166,10 @@ impl Outcome {
     }
 }
 
-/// A shell function for scripts: `section NAME COMMAND…` prints the command's output as
-/// [`Outcome::section`] finds it, with its exit status as the last line.
+/// Shell functions for scripts. `section NAME COMMAND…` prints the command's output as
+/// [`Outcome::section`] finds it, with its exit status as the last line; `disk H:C:T:L` prints
+/// the name of a disk, which Linux gives in no certain order.
 pub const SECTION: &str = r#"
 section() { name=$1; shift; echo; echo "<$name>"; "$@" 2>&1; echo "status $?"; echo "</$name>"; }
+disk() { for block in /sys/class/scsi_device/$1/device/block/*; do echo "/dev/${block##*/}"; done; }
 "#;

@@ -4,3 +4,5 @@ pub mod cpio;
 pub mod guest;
 pub mod image;
 pub mod seccomp;
+pub mod terminal;
+pub mod tiny;

@@ -20,7 +20,7 @@ mod spec;
 mod vcpu;
 
 use std::error::Error;
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -77,7 +77,8 @@ fn main() -> ExitCode {
     let spec = match config::load(&cli.config) {
         Ok(spec) => spec,
         Err(problems) => {
-            eprintln!("{problems}");
+            // Standard error may be closed; the status tells all the same.
+            let _ = writeln!(io::stderr(), "{problems}");
             return BAD_CONFIGURATION.into();
         }
     };

@@ -2,7 +2,9 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
 
 use vmm_sys_util::signal::{self, block_signal, create_sigset};
 
@@ -13,27 +15,22 @@ const SIGNALS: [libc::c_int; 4] = [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, li
 pub(crate) struct Signals(File);
 
 impl Signals {
-    /// Blocks the signals in this thread and in those that it starts from now on.
+    /// Blocks the signals in this thread and in those that it starts from now on. SIGHUP stays
+    /// ignored if it is, as `nohup` wants; shells ignore SIGINT and SIGQUIT for programs in the
+    /// background, but who sends them on purpose means it.
     ///
     /// # Errors
     /// When the host refuses.
-    #[expect(unsafe_code, reason = "signalfd")]
     pub(crate) fn new() -> io::Result<Self> {
-        let set = create_sigset(&SIGNALS)?;
-        for signal in SIGNALS {
-            match block_signal(signal) {
+        let unwanted = |signal| signal == libc::SIGHUP && is_ignored(signal);
+        let wanted: Vec<_> = SIGNALS.into_iter().filter(|signal| !unwanted(*signal)).collect();
+        for signal in &wanted {
+            match block_signal(*signal) {
                 Ok(()) | Err(signal::Error::SignalAlreadyBlocked(_)) => {}
                 Err(error) => return Err(io::Error::other(error.to_string())),
             }
         }
-        // SAFETY: `set` is an initialised signal set that is only read.
-        let fd =
-            unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor was just opened and has no other owner.
-        Ok(Signals(File::from(unsafe { OwnedFd::from_raw_fd(fd) })))
+        Ok(Signals(File::from(open(&create_sigset(&wanted)?)?)))
     }
 
     /// The name of the next signal, if there is one.
@@ -57,6 +54,26 @@ impl AsRawFd for Signals {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
+}
+
+#[expect(unsafe_code, reason = "signalfd")]
+fn open(signals: &libc::sigset_t) -> io::Result<OwnedFd> {
+    // SAFETY: `signals` is an initialised signal set that is only read.
+    let fd = unsafe { libc::signalfd(-1, signals, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor was just opened and has no other owner.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[expect(unsafe_code, reason = "sigaction")]
+fn is_ignored(signal: libc::c_int) -> bool {
+    // SAFETY: a sigaction is integers and an optional function, for which zero is a value.
+    let mut action: libc::sigaction = unsafe { mem::zeroed() };
+    // SAFETY: nothing is installed, and `action` is a sigaction to fill in.
+    let result = unsafe { libc::sigaction(signal, ptr::null(), &raw mut action) };
+    result == 0 && action.sa_sigaction == libc::SIG_IGN
 }
 
 fn name(signal: libc::c_int) -> &'static str {

@@ -131,7 +131,7 @@ impl Vcpu {
                 return Ok(());
             }
             Ok(VcpuExit::IoOut(port, data)) => {
-                self.buses.ports.write(port.into(), data);
+                write_ports(&self.buses.ports, port, data);
                 return Ok(());
             }
             Ok(VcpuExit::MmioRead(address, data)) => {
@@ -178,13 +178,23 @@ impl Drop for Vcpu {
     }
 }
 
-/// A read of ports. More than 4 bytes are a string (REP INS), whose width KVM does not pass on
-/// to here; it is taken as one of bytes, the only width that makes sense for this machine's ports.
 fn read_ports(ports: &Bus, port: u16, data: &mut [u8]) {
-    let width = if matches!(data.len(), 1 | 2 | 4) { data.len() } else { 1 };
-    for access in data.chunks_mut(width) {
+    for access in data.chunks_mut(access_width(data.len())) {
         ports.read(port.into(), access);
     }
+}
+
+fn write_ports(ports: &Bus, port: u16, data: &[u8]) {
+    for access in data.chunks(access_width(data.len())) {
+        ports.write(port.into(), access);
+    }
+}
+
+/// Bytes of each access to a port of which KVM passes on `len` together. More than 4 are a string
+/// (REP INS), whose width does not come along; it is taken as one of bytes, the only width that
+/// makes sense for this machine's ports.
+fn access_width(len: usize) -> usize {
+    if matches!(len, 1 | 2 | 4) { len } else { 1 }
 }
 
 fn set_msrs(fd: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
