@@ -167,9 +167,11 @@ impl Outcome {
 }
 
 /// Shell functions for scripts. `section NAME COMMAND…` prints the command's output as
-/// [`Outcome::section`] finds it, with its exit status as the last line; `disk H:C:T:L` prints
-/// the name of a disk, which Linux gives in no certain order.
+/// [`Outcome::section`] finds it, with its exit status as the last line; `disk H:C:T:L` and
+/// `generic H:C:T:L` print a logical unit's names, which Linux gives in no certain order.
 pub const SECTION: &str = r#"
 section() { name=$1; shift; echo; echo "<$name>"; "$@" 2>&1; echo "status $?"; echo "</$name>"; }
-disk() { for block in /sys/class/scsi_device/$1/device/block/*; do echo "/dev/${block##*/}"; done; }
+name() { for name in /sys/class/scsi_device/$1/device/$2/*; do echo "/dev/${name##*/}"; done; }
+disk() { name "$1" block; }
+generic() { name "$1" scsi_generic; }
 "#;

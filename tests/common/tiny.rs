@@ -36,7 +36,8 @@ pub fn bzimage(code: &[u8]) -> Vec<u8> {
     const PROTECTED_MODE: usize = 512 * (1 + SETUP_SECTORS);
     const ENTRY_64: usize = 0x200;
     let mut image = vec![0; PROTECTED_MODE + ENTRY_64];
-    let mut put = |offset: usize, bytes: &[u8]| image[offset..][..bytes.len()].copy_from_slice(bytes);
+    let mut put =
+        |offset: usize, bytes: &[u8]| image[offset..][..bytes.len()].copy_from_slice(bytes);
     put(0x1f1, &[1]); // setup_sects
     put(0x1fe, &[0x55, 0xaa]); // boot_flag
     put(0x200, &[0xeb, 0x6a]); // jump, over the header

@@ -172,20 +172,7 @@ pub(crate) mod tests {
 
     /// A file that is a bzImage to a boot loader and runs `code` at its 64-bit entry point.
     pub(crate) fn bzimage(code: &[u8]) -> NamedTempFile {
-        let mut image = vec![0; 1024];
-        image[0x1f1] = 1;
-        image[0x200..0x202].copy_from_slice(&[0xeb, 0x6a]);
-        image[0x202..0x206].copy_from_slice(b"HdrS");
-        image[0x206..0x208].copy_from_slice(&0x20f_u16.to_le_bytes());
-        image[0x211] = 1;
-        image[0x22c..0x230].copy_from_slice(&0x7fff_ffff_u32.to_le_bytes());
-        image[0x236] = 1;
-        image[0x238..0x23c].copy_from_slice(&2047_u32.to_le_bytes());
-        image[0x258..0x260].copy_from_slice(&MIB.to_le_bytes());
-        image[0x260..0x264].copy_from_slice(&0x1000_u32.to_le_bytes());
-        image.resize(1024 + 0x200, 0);
-        image.extend_from_slice(code);
-        file(&image)
+        file(&::tests::tiny::bzimage(code))
     }
 
     pub(crate) fn file(bytes: &[u8]) -> NamedTempFile {

@@ -307,6 +307,7 @@ mod tests {
     use super::*;
     use crate::console::tests::collector;
     use crate::kernel::tests::bzimage;
+    use ::tests::tiny::{SPIN, out};
     use std::fs::File;
     use std::sync::mpsc;
     use std::thread;
@@ -347,15 +348,6 @@ mod tests {
         machine.start().unwrap();
         Some((wait(&machine), bytes))
     }
-
-    /// `mov dx, port; mov al, value; out dx, al`
-    fn out(port: u16, value: u8) -> Vec<u8> {
-        let [low, high] = port.to_le_bytes();
-        vec![0x66, 0xba, low, high, 0xb0, value, 0xee]
-    }
-
-    /// `jmp .`
-    const SPIN: [u8; 2] = [0xeb, 0xfe];
 
     #[test]
     fn a_guest_writes_to_its_serial_port_and_powers_off() {

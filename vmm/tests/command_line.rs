@@ -60,7 +60,8 @@ fn a_file_that_is_no_kernel_is_exit_2() {
     let path = |name| folder.path().join(name);
     fs::write(path("kernel"), [0; 4096]).unwrap();
     fs::write(path("disk.img"), [0; 512]).unwrap();
-    let config = "[boot]\nkernel = \"kernel\"\n[[controller]]\n[[controller.lun]]\nimage = \"disk.img\"\n";
+    let config =
+        "[boot]\nkernel = \"kernel\"\n[[controller]]\n[[controller.lun]]\nimage = \"disk.img\"\n";
     fs::write(path("guest.toml"), config).unwrap();
     let output = vmm(&["--config", path("guest.toml").to_str().unwrap()]);
     let stderr = text(&output.stderr);
