@@ -47,12 +47,17 @@ fn the_guest_sees_its_configuration(vcpus: u8) -> Result<()> {
     assert_eq!(seen.status.code(), Some(0), "power-off is exit 0");
     check_disks(&seen, vcpus);
     check_refusals(&seen);
-    let complaints = ["not using ECAM", "MTRR: ", "Firmware Bug", "BUG:", "WARNING:"];
-    for complaint in complaints {
-        let line = seen.section("dmesg").unwrap().lines().find(|line| line.contains(complaint));
-        assert_eq!(line, None, "the kernel complains");
+    for line in seen.section("dmesg").unwrap().lines() {
+        assert!(!complains(line), "the kernel complains: {line}");
     }
     Ok(())
+}
+
+/// Whether a line of the kernel's log says that the machine is not as it should be. An emulated L1
+/// processor draws one about its XSAVE area, in L1 too.
+fn complains(line: &str) -> bool {
+    let complaints = ["not using ECAM", "Firmware Bug", "BUG:", "WARNING:", "nobody cared"];
+    complaints.iter().any(|complaint| line.contains(complaint)) && !line.contains("xstate.c")
 }
 
 fn assert_has(seen: &Outcome, section: &str, wanted: &[&str]) {
@@ -86,7 +91,8 @@ fn check_disks(seen: &Outcome, vcpus: u8) {
         "inquiry",
         &["Vendor identification: ACME", "SPC-4", "Unit serial number: SYSTEM-0001"],
     );
-    assert_has(seen, "vpd-0x00", &["0x80", "0x83", "0xb0", "0xb1", "0xb2"]);
+    let pages = ["[sv]", "[sn]", "[di]", "[bl]", "[bdc]", "[lbpv]"];
+    assert_has(seen, "vpd-0x00", &pages);
     assert_has(seen, "vpd-0x80", &["SYSTEM-0001"]);
     assert_has(seen, "vpd-0x83", &["0x3000000000000001"]);
     assert_has(seen, "vpd-0xb0", &["Maximum transfer length: 32768 blocks"]);

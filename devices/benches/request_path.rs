@@ -18,8 +18,8 @@ use storage::backend::{Backend, Geometry, Medium};
 use storage::buffer::DataBuf;
 use storage::engine::IoContext;
 use storage::lun::disk::Disk;
-use storage::lun::spec::{Ascii, Backing, Identity, LunSpec, Naa};
 use storage::target::Bus;
+use storage::testing::disk_spec;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -41,7 +41,7 @@ impl Backend for Null {
         Ok(())
     }
 
-    fn write(&self, _: u64, data: &mut DataBuf, _: bool) -> io::Result<()> {
+    fn write(&self, _: u64, data: &mut DataBuf) -> io::Result<()> {
         data.advance(data.len());
         Ok(())
     }
@@ -66,17 +66,7 @@ impl Interrupt for Silent {
 }
 
 fn disk() -> Disk {
-    let ascii = "NULL";
-    let identity = Identity {
-        vendor: Ascii::new(ascii).expect("short"),
-        product: Ascii::new(ascii).expect("short"),
-        revision: Ascii::new(ascii).expect("short"),
-        serial: "0".into(),
-        wwn: Naa::locally_assigned(1),
-    };
-    let backing = Backing::RawImage("null".into());
-    let spec = LunSpec { backing, read_only: false, rotational: false, identity };
-    Disk::new(Medium::new(Box::new(Null)), &spec)
+    Disk::new(Medium::new("null", Box::new(Null)), &disk_spec())
 }
 
 /// A queue and its driver; the power-on attention is taken.

@@ -16,6 +16,13 @@ pub trait BusDevice: Send + Sync {
     fn write(&self, offset: u64, data: &[u8]);
 }
 
+/// A guest's read at `offset` of registers that hold `bytes`; what lies past their end is zero.
+pub(crate) fn read_bytes(bytes: &[u8], offset: u64, data: &mut [u8]) {
+    data.fill(0);
+    let from = usize::try_from(offset).unwrap_or(usize::MAX);
+    bytes.iter().skip(from).zip(data).for_each(|(from, to)| *to = *from);
+}
+
 /// A range could not be given to a device.
 #[derive(Debug, thiserror::Error)]
 #[error("addresses {base:#x} to {last:#x} overlap those of another device")]

@@ -13,8 +13,8 @@ use ring::{RING_LEN, Ring, Segment, command, readable, transfer_10, writable};
 use storage::backend::{Geometry, Medium, Memory};
 use storage::engine::Pool;
 use storage::lun::disk::Disk;
-use storage::lun::spec::{Ascii, Backing, Identity, LunSpec, Naa};
 use storage::target::Bus;
+use storage::testing::disk_spec;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -52,16 +52,7 @@ struct Host {
 
 fn disk() -> Disk {
     let geometry = Geometry { blocks: 2048, block_size: 512 };
-    let identity = Identity {
-        vendor: Ascii::new("VMM").unwrap(),
-        product: Ascii::new("VIRTUAL DISK").unwrap(),
-        revision: Ascii::new("0.1").unwrap(),
-        serial: "0".into(),
-        wwn: Naa::parse("3123456789abcdef").unwrap(),
-    };
-    let backing = Backing::RawImage("disk.img".into());
-    let spec = LunSpec { backing, read_only: false, rotational: false, identity };
-    Disk::new(Medium::new(Box::new(Memory::new(geometry))), &spec)
+    Disk::new(Medium::new("test", Box::new(Memory::new(geometry))), &disk_spec())
 }
 
 impl Host {
@@ -259,9 +250,22 @@ fn broken_requests_fail_and_the_queue_goes_on() {
     host.put(base, &command(0, &[0; 6]));
     let outside = [readable(base, 51), writable(MEMORY - 4, 108)];
     let wrapping = [readable(base, 51), writable(u64::MAX - 4, 108)];
+    let outside_first = [readable(MEMORY + 4096, 51), writable(response_at(0), 108)];
+    let outside_later = [readable(base, 51), readable(MEMORY, 1), writable(response_at(0), 108)];
+    let outside_only = [readable(MEMORY, 51)];
     let wrong_order = [writable(response_at(0), 108), readable(base, 51)];
     let nothing_to_write = [readable(base, 51)];
-    for broken in [&outside[..], &wrapping, &wrong_order, &nothing_to_write] {
+    let both_ways = [readable(base, 52), writable(response_at(0), 108), writable(data_at(0), 1)];
+    for broken in [
+        &outside[..],
+        &outside_first,
+        &outside_later,
+        &outside_only,
+        &wrapping,
+        &wrong_order,
+        &nothing_to_write,
+        &both_ways,
+    ] {
         host.request.push(0, broken);
         host.kick(REQUEST);
         let (head, len) = host.wait(REQUEST);
@@ -333,8 +337,7 @@ fn the_configuration_space_says_what_is_there() {
         host.controller.read_config(offset, &mut bytes[..len]);
         u64::from_le_bytes(bytes) & (u64::MAX >> (64 - 8 * len))
     };
-    let fields =
-        [(0, 1), (4, 254), (8, 32768), (12, 64), (16, 16), (20, 96), (24, 32), (32, 16383)];
+    let fields = [(0, 1), (4, 62), (8, 32768), (12, 64), (16, 16), (20, 96), (24, 32), (32, 16383)];
     for (offset, value) in fields {
         assert_eq!(read(offset, 4), value, "at {offset}");
     }

@@ -133,55 +133,9 @@ impl fmt::Debug for DataBuf {
     }
 }
 
-/// Memory of our own in segments, for tests and benchmarks that play the driver.
-#[derive(Debug)]
-pub struct OwnedBuf {
-    segments: Vec<Box<[u8]>>,
-    iovecs: Vec<iovec>,
-}
-
-// SAFETY: the iovecs point to `segments`, which move along.
-unsafe impl Send for OwnedBuf {}
-
-impl OwnedBuf {
-    /// Zeroed segments of these lengths.
-    #[must_use]
-    pub fn zeroed(lengths: &[usize]) -> OwnedBuf {
-        let segments = lengths.iter().map(|&len| vec![0; len].into_boxed_slice()).collect();
-        OwnedBuf { segments, iovecs: Vec::new() }
-    }
-
-    /// One segment that holds `bytes`.
-    #[must_use]
-    pub fn holding(bytes: &[u8]) -> OwnedBuf {
-        OwnedBuf { segments: vec![bytes.into()], iovecs: Vec::new() }
-    }
-
-    /// The whole as a task's buffer.
-    ///
-    /// # Safety
-    /// `self` outlives the task, and is not used before the task is answered.
-    pub unsafe fn lend(&mut self) -> DataBuf {
-        let to_iovec = |segment: &mut Box<[u8]>| iovec {
-            iov_base: segment.as_mut_ptr().cast(),
-            iov_len: segment.len(),
-        };
-        self.iovecs = self.segments.iter_mut().map(to_iovec).collect();
-        let Some(first) = NonNull::new(self.iovecs.as_mut_ptr()) else { return DataBuf::empty() };
-        // SAFETY: the caller's promise.
-        unsafe { DataBuf::from_raw(first, self.iovecs.len()) }
-    }
-
-    /// All bytes in order.
-    #[must_use]
-    pub fn bytes(&self) -> Vec<u8> {
-        self.segments.concat()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::testing::OwnedBuf;
     use proptest::prelude::*;
 
     fn numbered(lengths: &[usize]) -> (OwnedBuf, Vec<u8>) {

@@ -13,3 +13,4 @@ pub mod lun;
 pub mod scsi;
 pub mod target;
 pub mod task;
+pub mod testing;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use common::{Initiator, spec};
+use common::Initiator;
 use storage::backend::{Geometry, Medium, Memory};
 use storage::engine::IoContext;
 use storage::lun::disk::Disk;
@@ -17,6 +17,7 @@ use storage::scsi::sense::SenseCode;
 use storage::target::address::{Lun, LunAddress};
 use storage::target::{AttachError, Bus, DetachError, Lane};
 use storage::task::{Answer, Response, ServiceResponse, Task};
+use storage::testing::disk_spec;
 use vmm_sys_util::eventfd::EventFd;
 
 const TEST_UNIT_READY: &[u8] = &[0, 0, 0, 0, 0, 0];
@@ -27,7 +28,7 @@ const LONG: Duration = Duration::from_secs(60);
 
 fn disk() -> Arc<dyn LogicalUnit> {
     let geometry = Geometry { blocks: 8, block_size: 512 };
-    Arc::new(Disk::new(Medium::new(Box::new(Memory::new(geometry))), &spec()))
+    Arc::new(Disk::new(Medium::new("test", Box::new(Memory::new(geometry))), &disk_spec()))
 }
 
 /// One queue's view of a bus.

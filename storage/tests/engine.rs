@@ -4,12 +4,13 @@
 
 mod common;
 
+use std::fs::File;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use common::{Initiator, spec, transfer_16};
+use common::{Initiator, transfer_16};
 use proptest::prelude::*;
 use storage::backend::{Backend, Geometry, Medium, Memory, RawFile};
 use storage::buffer::DataBuf;
@@ -19,6 +20,7 @@ use storage::lun::disk::Disk;
 use storage::scsi::sense::SenseCode;
 use storage::scsi::status::Status;
 use storage::task::Response;
+use storage::testing::disk_spec;
 
 const BLOCKS: u64 = 64;
 const BLOCK: usize = 512;
@@ -36,7 +38,7 @@ fn image() -> (tempfile::NamedTempFile, Disk) {
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(BLOCKS * BLOCK as u64).unwrap();
     let backend = RawFile::open(file.path(), false, BLOCK as u32).unwrap();
-    (file, Disk::new(Medium::new(Box::new(backend)), &spec()))
+    (file, Disk::new(Medium::new("test", Box::new(backend)), &disk_spec()))
 }
 
 #[derive(Clone, Debug)]
@@ -80,7 +82,7 @@ proptest! {
     #[test]
     fn every_engine_agrees_with_memory(ops in prop::collection::vec(op(), 1..24)) {
         let geometry = Geometry { blocks: BLOCKS, block_size: BLOCK as u32 };
-        let model = Disk::new(Medium::new(Box::new(Memory::new(geometry))), &spec());
+        let model = Disk::new(Medium::new("test", Box::new(Memory::new(geometry))), &disk_spec());
         let expected = run(&model, &mut IoContext::inline(), &ops);
         for (name, mut io) in engines() {
             let (_file, disk) = image();
@@ -133,13 +135,18 @@ fn an_image_that_became_shorter_is_a_medium_error() {
 #[derive(Debug, Default)]
 struct Faulty {
     errno: Mutex<Option<i32>>,
+    flush_errno: Mutex<Option<i32>>,
     flushes: AtomicUsize,
 }
 
 impl Faulty {
     fn outcome(&self) -> io::Result<()> {
-        self.errno.lock().unwrap().map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
+        outcome(&self.errno)
     }
+}
+
+fn outcome(errno: &Mutex<Option<i32>>) -> io::Result<()> {
+    errno.lock().unwrap().map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
 }
 
 #[derive(Debug)]
@@ -154,13 +161,13 @@ impl Backend for Host {
         self.0.outcome().inspect(|()| data.advance(data.len()))
     }
 
-    fn write(&self, _: u64, data: &mut DataBuf, _: bool) -> io::Result<()> {
+    fn write(&self, _: u64, data: &mut DataBuf) -> io::Result<()> {
         self.0.outcome().inspect(|()| data.advance(data.len()))
     }
 
     fn flush(&self) -> io::Result<()> {
         self.0.flushes.fetch_add(1, Ordering::SeqCst);
-        self.0.outcome()
+        self.0.outcome().and(outcome(&self.0.flush_errno))
     }
 
     fn raw_fd(&self) -> Option<BorrowedFd<'_>> {
@@ -186,11 +193,12 @@ fn after_a_failed_flush_nothing_is_written_any_more() {
     for (name, mut io) in engines() {
         for sync in [Op::Flush, WRITE_FUA] {
             let host = Arc::new(Faulty::default());
-            let disk = Disk::new(Medium::new(Box::new(Host(Arc::clone(&host)))), &spec());
-            *host.errno.lock().unwrap() = Some(libc::EIO);
+            let disk =
+                Disk::new(Medium::new("test", Box::new(Host(Arc::clone(&host)))), &disk_spec());
+            *host.flush_errno.lock().unwrap() = Some(libc::EIO);
             let failed = run(&disk, &mut io, std::slice::from_ref(&sync));
             assert_eq!(status(&failed[0]), write_error, "{name} {sync:?}");
-            *host.errno.lock().unwrap() = None;
+            *host.flush_errno.lock().unwrap() = None;
             let after = run(&disk, &mut io, &[WRITE, Op::Flush, WRITE_FUA, READ]);
             for refused in &after[..3] {
                 assert_eq!(status(refused), write_error, "{name} {sync:?}");
@@ -202,23 +210,98 @@ fn after_a_failed_flush_nothing_is_written_any_more() {
 
 #[test]
 fn an_ordinary_error_is_told_once_and_forgotten() {
-    for (name, mut io) in engines() {
+    for ((name, mut io), write) in engines().into_iter().zip([WRITE, WRITE_FUA, WRITE_FUA]) {
         let host = Arc::new(Faulty::default());
-        let disk = Disk::new(Medium::new(Box::new(Host(Arc::clone(&host)))), &spec());
+        let disk = Disk::new(Medium::new("test", Box::new(Host(Arc::clone(&host)))), &disk_spec());
         *host.errno.lock().unwrap() = Some(libc::ENOSPC);
-        let failed = run(&disk, &mut io, &[WRITE]);
+        let failed = run(&disk, &mut io, std::slice::from_ref(&write));
         let full = SenseCode::SPACE_ALLOCATION_FAILED_WRITE_PROTECT;
         assert_eq!(status(&failed[0]), (Status::CHECK_CONDITION, Some(full)), "{name}");
         *host.errno.lock().unwrap() = None;
-        assert_eq!(status(&run(&disk, &mut io, &[WRITE])[0]), (Status::GOOD, None), "{name}");
+        assert_eq!(status(&run(&disk, &mut io, &[write])[0]), (Status::GOOD, None), "{name}");
     }
+}
+
+#[test]
+fn a_flush_that_the_host_has_no_memory_for_loses_nothing() {
+    for (name, mut io) in engines() {
+        let host = Arc::new(Faulty::default());
+        let disk = Disk::new(Medium::new("test", Box::new(Host(Arc::clone(&host)))), &disk_spec());
+        *host.errno.lock().unwrap() = Some(libc::ENOMEM);
+        assert_eq!(status(&run(&disk, &mut io, &[Op::Flush])[0]), (Status::BUSY, None), "{name}");
+        *host.errno.lock().unwrap() = None;
+        assert_eq!(status(&run(&disk, &mut io, &[Op::Flush])[0]), (Status::GOOD, None), "{name}");
+    }
+}
+
+/// A file that is always full, and that cannot be flushed: for the ring, which takes its
+/// descriptor.
+#[derive(Debug)]
+struct Full(File);
+
+impl Backend for Full {
+    fn geometry(&self) -> Geometry {
+        Geometry { blocks: BLOCKS, block_size: BLOCK as u32 }
+    }
+
+    fn read(&self, _: u64, data: &mut DataBuf) -> io::Result<()> {
+        data.advance(data.len());
+        Ok(())
+    }
+
+    fn write(&self, _: u64, _: &mut DataBuf) -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(libc::ENOSPC))
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn raw_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.0.as_fd())
+    }
+}
+
+#[test]
+fn errors_of_a_descriptor_are_told_by_every_engine_alike() {
+    for (name, mut io) in engines() {
+        let full = File::options().read(true).write(true).open("/dev/full").unwrap();
+        let disk = Disk::new(Medium::new("/dev/full", Box::new(Full(full))), &disk_spec());
+        let seen = run(&disk, &mut io, &[WRITE, WRITE_FUA, READ, Op::Flush, WRITE, READ]);
+        let check = |code| (Status::CHECK_CONDITION, Some(code));
+        let full = check(SenseCode::SPACE_ALLOCATION_FAILED_WRITE_PROTECT);
+        let expected = [
+            full,
+            full,
+            (Status::GOOD, None),
+            check(SenseCode::INTERNAL_TARGET_FAILURE),
+            check(SenseCode::WRITE_ERROR),
+            (Status::GOOD, None),
+        ];
+        assert_eq!(seen.iter().map(status).collect::<Vec<_>>(), expected, "{name}");
+    }
+}
+
+/// Whether this host lets us have a ring: without memory for its parameters the call fails with
+/// EFAULT if so.
+#[expect(unsafe_code, reason = "a system call without a wrapper")]
+fn io_uring_is_allowed() -> bool {
+    // SAFETY: the kernel refuses the null pointer.
+    unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, std::ptr::null::<u8>()) };
+    io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT)
+}
+
+#[test]
+fn the_default_engine_is_a_ring_wherever_one_is_allowed() {
+    let io = IoContext::new(32, Pool::new(1)).unwrap();
+    assert_eq!(format!("{io:?}").contains("Ring("), io_uring_is_allowed(), "{io:?}");
 }
 
 #[test]
 fn a_read_with_fua_flushes_first() {
     for (name, mut io) in engines() {
         let host = Arc::new(Faulty::default());
-        let disk = Disk::new(Medium::new(Box::new(Host(Arc::clone(&host)))), &spec());
+        let disk = Disk::new(Medium::new("test", Box::new(Host(Arc::clone(&host)))), &disk_spec());
         run(&disk, &mut io, &[READ]);
         assert_eq!(host.flushes.load(Ordering::SeqCst), 0, "{name}");
         run(&disk, &mut io, &[READ_FUA]);

@@ -3,6 +3,7 @@
 pub mod cpio;
 pub mod guest;
 pub mod image;
+pub mod kvm;
 pub mod seccomp;
 pub mod terminal;
 pub mod tiny;

@@ -10,9 +10,11 @@ use std::io::{self, ErrorKind, IsTerminal, Read, Write};
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
+
+use vmm_sys_util::signal::register_signal_handler;
 
 const CTRL_A: u8 = 1;
 /// Typed bytes that wait for the guest; a terminal's further ones are lost.
@@ -26,6 +28,20 @@ const RETRY: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 static RAW: AtomicBool = AtomicBool::new(false);
+
+/// The terminal's settings before, for a way out that runs no destructors.
+static SAVED: OnceLock<libc::termios> = OnceLock::new();
+
+/// What ends a program that has a bug, or that somebody wants to look like it.
+const FATAL: [libc::c_int; 7] = [
+    libc::SIGABRT,
+    libc::SIGBUS,
+    libc::SIGFPE,
+    libc::SIGILL,
+    libc::SIGSEGV,
+    libc::SIGSYS,
+    libc::SIGTRAP,
+];
 
 /// Whether the terminal is in raw mode, where a new line needs a carriage return.
 pub(crate) fn is_raw() -> bool {
@@ -51,6 +67,10 @@ impl RawMode {
         // SAFETY: `settings` is a termios to fill in.
         check(unsafe { libc::tcgetattr(libc::STDIN_FILENO, &raw mut settings) })?;
         let saved = RawMode(settings);
+        SAVED.get_or_init(|| settings);
+        for signal in FATAL {
+            register_signal_handler(signal, restore_and_die)?;
+        }
         // SAFETY: `settings` is a termios to change.
         unsafe { libc::cfmakeraw(&raw mut settings) };
         set_terminal(&settings)?;
@@ -65,6 +85,23 @@ impl Drop for RawMode {
         if let Err(error) = set_terminal(&self.0) {
             log::error!("the terminal's settings cannot be restored ({error}): run `stty sane`");
         }
+    }
+}
+
+/// Restores the terminal and lets the signal do what it does by default.
+#[expect(unsafe_code, reason = "a signal handler")]
+extern "C" fn restore_and_die(
+    signal: libc::c_int,
+    _info: *mut libc::siginfo_t,
+    _context: *mut libc::c_void,
+) {
+    if let Some(settings) = SAVED.get() {
+        let _ = set_terminal(settings);
+    }
+    // SAFETY: both calls may be made from a signal handler.
+    unsafe {
+        libc::signal(signal, libc::SIG_DFL);
+        libc::raise(signal);
     }
 }
 

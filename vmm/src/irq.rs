@@ -59,6 +59,13 @@ impl KvmPlatform {
         Ok(event)
     }
 
+    fn set_routes(&self, vectors: &Vectors) -> io::Result<()> {
+        let table = KvmIrqRouting::from_entries(&vectors.table()).map_err(io::Error::other)?;
+        self.vm
+            .set_gsi_routing(&table)
+            .map_err(|errno| explain(&errno.into(), "KVM refuses the interrupt routes"))
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Vectors> {
         self.vectors.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -83,17 +90,15 @@ impl Platform for KvmPlatform {
 
     fn route_msi(&self, id: u32, message: Option<MsiMessage>) -> io::Result<()> {
         let mut vectors = self.lock();
-        let old = match message {
-            Some(message) => vectors.routed.insert(id, message),
-            None => vectors.routed.remove(&id),
-        };
+        let old = vectors.set(id, message);
         if old == message {
             return Ok(());
         }
-        let table = KvmIrqRouting::from_entries(&vectors.table()).map_err(io::Error::other)?;
-        self.vm
-            .set_gsi_routing(&table)
-            .map_err(|errno| explain(&errno.into(), "KVM refuses the interrupt routes"))
+        let set = self.set_routes(&vectors);
+        if set.is_err() {
+            vectors.set(id, old);
+        }
+        set
     }
 
     fn add_doorbell(
@@ -132,6 +137,14 @@ impl Platform for KvmPlatform {
 }
 
 impl Vectors {
+    /// Routes a vector, or unroutes it; returns how it was routed before.
+    fn set(&mut self, id: u32, message: Option<MsiMessage>) -> Option<MsiMessage> {
+        match message {
+            Some(message) => self.routed.insert(id, message),
+            None => self.routed.remove(&id),
+        }
+    }
+
     fn allocated(&self) -> usize {
         (self.next - layout::IOAPIC_PINS) as usize
     }

@@ -308,7 +308,6 @@ mod tests {
     use crate::console::tests::collector;
     use crate::kernel::tests::bzimage;
     use ::tests::tiny::{SPIN, out};
-    use std::fs::File;
     use std::sync::mpsc;
     use std::thread;
     use std::time::{Duration, Instant};
@@ -320,8 +319,7 @@ mod tests {
 
     /// A machine that runs `code` at the kernel's entry point; `None` where there is no KVM.
     fn machine(code: &[u8], vcpus: u8) -> Option<(Machine, mpsc::Receiver<u8>)> {
-        if let Err(error) = File::options().read(true).write(true).open("/dev/kvm") {
-            eprintln!("skipped: /dev/kvm: {error}");
+        if !::tests::kvm::is_there() {
             return None;
         }
         let kernel = bzimage(code);

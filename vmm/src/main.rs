@@ -95,7 +95,9 @@ fn main() -> ExitCode {
 /// Runs the guest to its end. The terminal is as it was when this returns.
 fn run(spec: &GuestSpec) -> Result<End, RunError> {
     let host = |what| move |source| RunError::Host { what, source };
-    limits::raise_open_files().map_err(host("to raise the limit of open files"))?;
+    if let Err(error) = limits::raise_open_files() {
+        log::warn!("the limit of open files stays as it is: {error}");
+    }
     let signals = Signals::new().map_err(host("to receive signals"))?;
     let output = Output::stdout().map_err(host("a thread for the console"))?;
     let room = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(host("an event"))?;
@@ -107,9 +109,10 @@ fn run(spec: &GuestSpec) -> Result<End, RunError> {
     let input = Input::stdin(terminal.is_some()).map_err(host("to read standard input"))?;
     machine.start()?;
     let end = EventLoop::new(&machine, &signals, input, room).run();
+    // Before all that may take its time.
+    drop(terminal);
     machine.stop();
     let lost = output.finish();
-    drop(terminal);
     if lost > 0 {
         log::warn!("console: {lost} bytes of output were lost, as their reader was slow or gone");
     }

@@ -8,9 +8,20 @@ use std::ptr;
 
 use vmm_sys_util::signal::{self, block_signal, create_sigset};
 
-const SIGNALS: [libc::c_int; 4] = [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT];
+/// What ends the VMM in good order.
+const SIGNALS: [(libc::c_int, &str); 9] = [
+    (libc::SIGTERM, "SIGTERM"),
+    (libc::SIGHUP, "SIGHUP"),
+    (libc::SIGINT, "SIGINT"),
+    (libc::SIGQUIT, "SIGQUIT"),
+    (libc::SIGUSR1, "SIGUSR1"),
+    (libc::SIGUSR2, "SIGUSR2"),
+    (libc::SIGALRM, "SIGALRM"),
+    (libc::SIGPWR, "SIGPWR"),
+    (libc::SIGXCPU, "SIGXCPU"),
+];
 
-/// SIGTERM, SIGHUP, SIGINT and SIGQUIT: blocked, and read from here.
+/// The signals that end the VMM: blocked, and read from here.
 #[derive(Debug)]
 pub(crate) struct Signals(File);
 
@@ -23,13 +34,15 @@ impl Signals {
     /// When the host refuses.
     pub(crate) fn new() -> io::Result<Self> {
         let unwanted = |signal| signal == libc::SIGHUP && is_ignored(signal);
-        let wanted: Vec<_> = SIGNALS.into_iter().filter(|signal| !unwanted(*signal)).collect();
+        let all = SIGNALS.into_iter().map(|(signal, _)| signal);
+        let wanted: Vec<_> = all.filter(|signal| !unwanted(*signal)).collect();
         for signal in &wanted {
             match block_signal(*signal) {
                 Ok(()) | Err(signal::Error::SignalAlreadyBlocked(_)) => {}
                 Err(error) => return Err(io::Error::other(error.to_string())),
             }
         }
+        ignore_file_size_limit();
         Ok(Signals(File::from(open(&create_sigset(&wanted)?)?)))
     }
 
@@ -56,6 +69,13 @@ impl AsRawFd for Signals {
     }
 }
 
+/// A guest's write past the limit on file sizes is to fail, not to end the VMM.
+#[expect(unsafe_code, reason = "signal")]
+fn ignore_file_size_limit() {
+    // SAFETY: ignoring a signal runs no code.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 #[expect(unsafe_code, reason = "signalfd")]
 fn open(signals: &libc::sigset_t) -> io::Result<OwnedFd> {
     // SAFETY: `signals` is an initialised signal set that is only read.
@@ -77,11 +97,6 @@ fn is_ignored(signal: libc::c_int) -> bool {
 }
 
 fn name(signal: libc::c_int) -> &'static str {
-    match signal {
-        libc::SIGTERM => "SIGTERM",
-        libc::SIGHUP => "SIGHUP",
-        libc::SIGINT => "SIGINT",
-        libc::SIGQUIT => "SIGQUIT",
-        _ => "a signal",
-    }
+    let found = SIGNALS.into_iter().find(|(number, _)| *number == signal);
+    found.map_or("a signal", |(_, name)| name)
 }

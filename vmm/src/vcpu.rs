@@ -143,7 +143,11 @@ impl Vcpu {
                 return Ok(());
             }
             Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => return Ok(()),
-            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return Ok(()),
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
+                // Whoever stops us says so before the signal that sets this, and `run` looks.
+                self.fd.set_kvm_immediate_exit(0);
+                return Ok(());
+            }
             Ok(VcpuExit::Shutdown) => "triple fault".to_owned(),
             Ok(VcpuExit::InternalError) => "KVM cannot emulate an instruction".to_owned(),
             Ok(VcpuExit::FailEntry(reason, cpu)) => {

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -29,8 +30,7 @@ struct Guest {
 impl Guest {
     /// `None`, and a word about it, on a machine without KVM.
     fn new(code: &[u8]) -> Option<Guest> {
-        if let Err(error) = fs::File::options().read(true).write(true).open("/dev/kvm") {
-            eprintln!("skipped: /dev/kvm: {error}");
+        if !tests::kvm::is_there() {
             return None;
         }
         let folder = TempDir::new().unwrap();
@@ -149,7 +149,8 @@ fn keys_reach_the_guest_but_for_ctrl_a() {
 
 #[test]
 fn signals_end_the_program_and_restore_the_terminal() {
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+    let ends = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGALRM];
+    for signal in ends {
         let Some(guest) = Guest::new(&SPIN) else { return };
         let terminal = Terminal::new().unwrap();
         let cooked = terminal.mode().unwrap();
@@ -159,6 +160,42 @@ fn signals_end_the_program_and_restore_the_terminal() {
         assert_eq!(status, Some(1), "{signal}: {stderr}");
         assert_eq!(terminal.mode().unwrap(), cooked, "{signal}");
     }
+}
+
+#[test]
+fn a_crash_of_the_program_restores_the_terminal_too() {
+    for signal in [Signal::SIGSEGV, Signal::SIGABRT] {
+        let Some(guest) = Guest::new(&SPIN) else { return };
+        let terminal = Terminal::new().unwrap();
+        let cooked = terminal.mode().unwrap();
+        let mut child = guest.run_at(&terminal);
+        kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!(status.signal(), Some(signal as i32));
+        assert_eq!(terminal.mode().unwrap(), cooked, "{signal}");
+    }
+}
+
+#[test]
+fn a_signal_that_is_none_of_ours_stops_no_vcpu() {
+    const SIGRTMIN: i32 = 34;
+    let Some(guest) = Guest::new(&ECHO) else { return };
+    let mut terminal = Terminal::new().unwrap();
+    let child = guest.run_at(&terminal);
+    terminal.type_keys(b"a").unwrap();
+    terminal.wait_for(b"a", LIMIT).unwrap();
+    let tasks = fs::read_dir(format!("/proc/{}/task", child.id())).unwrap();
+    for task in tasks.map(Result::unwrap) {
+        if fs::read_to_string(task.path().join("comm")).unwrap().starts_with("vcpu-") {
+            let thread = task.file_name().into_string().unwrap();
+            let sent = Command::new("kill").args([&format!("-{SIGRTMIN}"), &thread]).status();
+            assert!(sent.unwrap().success());
+        }
+    }
+    terminal.type_keys(b"b").unwrap();
+    terminal.wait_for(b"b", LIMIT).unwrap();
+    terminal.type_keys(b"\x01x").unwrap();
+    assert_eq!(end(child).0, Some(1));
 }
 
 #[test]

@@ -13,6 +13,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::bus::read_bytes;
 use crate::platform::{MsiMessage, MsiVector, Platform};
 
 /// The capability's ID.
@@ -125,7 +126,7 @@ impl Msix {
     pub fn read_table(&self, offset: u64, data: &mut [u8]) {
         let table = self.lock();
         let bytes = table.entry(offset).map(|entry| entry.to_bytes()).unwrap_or_default();
-        copy(&bytes, offset % ENTRY_SIZE, data);
+        read_bytes(&bytes, offset % ENTRY_SIZE, data);
     }
 
     /// Writes `data` at `offset` of the table. A write that crosses into another entry is cut.
@@ -145,7 +146,7 @@ impl Msix {
     pub fn read_pba(&self, offset: u64, data: &mut [u8]) {
         let table = self.lock();
         let bits: Vec<u8> = table.entries.chunks(8).map(pending_bits).collect();
-        copy(&bits, offset, data);
+        read_bytes(&bits, offset, data);
     }
 
     /// Makes what is delivered agree with the registers.
@@ -277,13 +278,6 @@ fn entry_index(offset: u64) -> Option<usize> {
 
 fn pending_bits(entries: &[Entry]) -> u8 {
     entries.iter().rev().fold(0, |bits, entry| bits << 1 | u8::from(entry.pending))
-}
-
-/// Copies `bytes` from `offset` on; what lies past their end is zero.
-fn copy(bytes: &[u8], offset: u64, data: &mut [u8]) {
-    data.fill(0);
-    let from = usize::try_from(offset).unwrap_or(usize::MAX);
-    bytes.iter().skip(from).zip(data).for_each(|(from, to)| *to = *from);
 }
 
 #[cfg(test)]

@@ -62,16 +62,15 @@ impl Segments {
             if self.all.len() == MAX_SEGMENTS {
                 return Err(BadChain::Length);
             }
-            if !descriptor.is_write_only() {
-                if self.readable < self.all.len() {
-                    return Err(BadChain::Order);
-                }
-                self.readable += 1;
+            let writable = descriptor.is_write_only();
+            if !writable && self.readable < self.all.len() {
+                return Err(BadChain::Order);
             }
             let len = descriptor.len() as usize;
             let slice = memory.get_slice(descriptor.addr(), len).map_err(|_| BadChain::Memory)?;
             let iov_base = slice.ptr_guard_mut().as_ptr().cast();
             self.all.push(iovec { iov_base, iov_len: len });
+            self.readable += usize::from(!writable);
         }
         Ok(())
     }
@@ -82,38 +81,45 @@ impl Segments {
     /// The memory that `fill` was given stays mapped, and `self` unused, until the last of the
     /// buffers is.
     pub(crate) unsafe fn buffers(&mut self, response_len: usize) -> Buffers {
-        let response_end = self.split(response_len);
+        let response_len = self.split(response_len);
         let part = |segments: &mut [iovec]| match NonNull::new(segments.as_mut_ptr()) {
             // SAFETY: the caller's promise; the parts do not overlap.
             Some(first) => unsafe { DataBuf::from_raw(first, segments.len()) },
             None => DataBuf::empty(),
         };
-        let (readable, rest) = self.all.split_at_mut(self.readable);
-        let (response, writable) = rest.split_at_mut(response_end - self.readable);
+        // Both indices are within, by `fill` and `split`; were they not, all would be one part.
+        let (readable, rest) = split_at(&mut self.all, self.readable);
+        let (response, writable) = split_at(rest, response_len);
         Buffers { readable: part(readable), response: part(response), writable: part(writable) }
     }
 
-    /// Makes a segment end where the first `len` writable bytes do; returns the index behind it.
+    /// Makes a segment end where the first `len` writable bytes do; returns how many segments
+    /// those have.
     fn split(&mut self, len: usize) -> usize {
         let mut left = len;
-        for index in self.readable..self.all.len() {
-            let segment = &mut self.all[index];
-            if left == 0 {
-                return index;
-            }
+        let mut count = 0;
+        while let Some(segment) = self.all.get_mut(self.readable + count)
+            && left > 0
+        {
+            count += 1;
             if segment.iov_len > left {
                 let rest = iovec {
                     iov_base: segment.iov_base.wrapping_byte_add(left),
                     iov_len: segment.iov_len - left,
                 };
                 segment.iov_len = left;
-                self.all.insert(index + 1, rest);
-                return index + 1;
+                self.all.insert(self.readable + count, rest);
+                break;
             }
             left -= segment.iov_len;
         }
-        self.all.len()
+        count
     }
+}
+
+fn split_at(segments: &mut [iovec], index: usize) -> (&mut [iovec], &mut [iovec]) {
+    let index = index.min(segments.len());
+    segments.split_at_mut(index)
 }
 
 #[cfg(test)]

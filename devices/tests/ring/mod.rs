@@ -121,6 +121,12 @@ impl Ring {
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
     }
 
+    /// Claims that `count` more chains are available.
+    pub fn skip(&mut self, count: u16) {
+        self.next_avail = self.next_avail.wrapping_add(count);
+        self.put(self.avail() + 2, self.next_avail);
+    }
+
     /// Whether the device wants a doorbell for what was pushed since `old`.
     pub fn wants_kick(&self, old: u16) -> bool {
         let event: u16 = self.get(self.used() + 4 + 8 * u64::from(self.size));

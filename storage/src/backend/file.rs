@@ -107,11 +107,10 @@ impl Backend for RawFile {
         })
     }
 
-    fn write(&self, offset: u64, data: &mut DataBuf, fua: bool) -> io::Result<()> {
-        let flags = if fua { libc::RWF_DSYNC } else { 0 };
+    fn write(&self, offset: u64, data: &mut DataBuf) -> io::Result<()> {
         self.transfer(offset, data, io::ErrorKind::WriteZero, |fd, segments, count, at| {
             // SAFETY: `segments` come from a `DataBuf`, whose memory is valid.
-            unsafe { libc::pwritev2(fd, segments, count, at, flags) }
+            unsafe { libc::pwritev2(fd, segments, count, at, 0) }
         })
     }
 

@@ -41,7 +41,7 @@ impl Backend for Memory {
         if data.is_empty() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 
-    fn write(&self, offset: u64, data: &mut DataBuf, _fua: bool) -> io::Result<()> {
+    fn write(&self, offset: u64, data: &mut DataBuf) -> io::Result<()> {
         let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
         let there = bytes.get_mut(from(offset)..).ok_or(io::ErrorKind::WriteZero)?;
         let moved = data.read(there);

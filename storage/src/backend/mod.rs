@@ -38,12 +38,11 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// What the host says; `data` is then advanced past what arrived before.
     fn read(&self, offset: u64, data: &mut DataBuf) -> io::Result<()>;
 
-    /// Stores `data` at `offset`, and advances it past what was written; with `fua`, returns only
-    /// once it is stable.
+    /// Stores `data` at `offset`, and advances it past what was written.
     ///
     /// # Errors
     /// What the host says; `data` is then advanced past what was taken before.
-    fn write(&self, offset: u64, data: &mut DataBuf, fua: bool) -> io::Result<()>;
+    fn write(&self, offset: u64, data: &mut DataBuf) -> io::Result<()>;
 
     /// Makes everything stable that was written before.
     ///
@@ -62,15 +61,22 @@ pub trait Backend: fmt::Debug + Send + Sync {
 /// again.
 #[derive(Debug)]
 pub struct Medium {
+    name: String,
     backend: Box<dyn Backend>,
     lost_writes: AtomicBool,
 }
 
 impl Medium {
-    /// A medium that has lost nothing yet.
+    /// A medium that has lost nothing yet; `name` tells it apart in logs.
     #[must_use]
-    pub fn new(backend: Box<dyn Backend>) -> Medium {
-        Medium { backend, lost_writes: AtomicBool::new(false) }
+    pub fn new(name: impl Into<String>, backend: Box<dyn Backend>) -> Medium {
+        Medium { name: name.into(), backend, lost_writes: AtomicBool::new(false) }
+    }
+
+    /// Its name in logs.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// What carries the data.
@@ -79,14 +85,31 @@ impl Medium {
         self.backend.as_ref()
     }
 
+    /// Makes everything stable that was written before.
+    ///
+    /// # Errors
+    /// What the host says; unless it was short of something and tried nothing, writes are lost.
+    pub fn flush(&self) -> io::Result<()> {
+        self.note_flush(self.backend.flush())
+    }
+
+    /// Takes note of how a flush ended.
+    pub(crate) fn note_flush(&self, result: io::Result<()>) -> io::Result<()> {
+        if result.as_ref().is_err_and(|error| !is_shortage(error)) {
+            self.lost_writes.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+
     /// Whether a flush failed.
     #[must_use]
     pub fn has_lost_writes(&self) -> bool {
         self.lost_writes.load(Ordering::Relaxed)
     }
+}
 
-    /// Remembers that a flush failed.
-    pub fn note_lost_writes(&self) {
-        self.lost_writes.store(true, Ordering::Relaxed);
-    }
+/// Whether the host was short of something for now and did nothing.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    let shortages = [libc::ENOMEM, libc::EAGAIN, libc::EBUSY, libc::ENOBUFS];
+    error.raw_os_error().is_some_and(|errno| shortages.contains(&errno))
 }

@@ -164,7 +164,7 @@ impl Transfer {
     /// Blocks until it is done.
     fn carry_out(mut self, medium: &Medium) -> Answer {
         let result = self.block_on(medium);
-        self.finish(result, Some(medium))
+        self.finish(result, || medium.name().to_owned())
     }
 
     fn block_on(&mut self, medium: &Medium) -> io::Result<()> {
@@ -172,31 +172,30 @@ impl Transfer {
         match self.io {
             BlockIo::Read { offset, fua } => {
                 if fua {
-                    backend.flush().inspect_err(|_| medium.note_lost_writes())?;
+                    medium.flush()?;
                 }
                 backend.read(offset, &mut self.task.data_in)
             }
-            BlockIo::Write { offset, fua } => backend.write(offset, &mut self.task.data_out, fua),
-            BlockIo::Flush => backend.flush(),
+            BlockIo::Write { offset, fua } => {
+                backend.write(offset, &mut self.task.data_out)?;
+                if fua { medium.flush() } else { Ok(()) }
+            }
+            BlockIo::Flush => medium.flush(),
         }
     }
 
-    /// Answers for what the host said; `medium` is there if `io` makes anything stable.
-    fn finish(self, result: io::Result<()>, medium: Option<&Medium>) -> Answer {
-        if result.is_err() && self.is_sync() {
-            medium.inspect(|medium| medium.note_lost_writes());
+    /// Answers for what the host said about the medium of this name.
+    fn finish(self, result: io::Result<()>, name: impl FnOnce() -> String) -> Answer {
+        if let Err(error) = &result {
+            log::warn!("{}: {:?} failed: {error}", name(), self.io);
         }
         let resid = self.resid.saturating_add(self.task.buffer_len());
-        let response = outcome::response(self.io, result, resid);
-        self.task.answer(response)
+        self.task.answer(outcome::response(self.io, result, resid))
     }
 
-    /// Whether success means that something is stable.
-    fn is_sync(&self) -> bool {
-        match self.io {
-            BlockIo::Read { .. } => false,
-            BlockIo::Write { fua, .. } => fua,
-            BlockIo::Flush => true,
-        }
+    /// Whether it ends with a flush. That is a step of its own, because only its failure means
+    /// that earlier writes are lost.
+    fn ends_with_flush(&self) -> bool {
+        matches!(self.io, BlockIo::Write { fua: true, .. } | BlockIo::Flush)
     }
 }

@@ -4,6 +4,7 @@
 use std::io;
 
 use super::BlockIo;
+use crate::backend::is_shortage;
 use crate::scsi::sense::SenseCode;
 use crate::scsi::status::Status;
 use crate::task::Response;
@@ -11,12 +12,11 @@ use crate::task::Response;
 /// The response to `io` after `result`, with `resid` bytes not transferred.
 pub(super) fn response(io: BlockIo, result: io::Result<()>, resid: u32) -> Response {
     let Err(error) = result else { return Response::good(resid) };
-    log::warn!("{io:?} failed: {error}");
+    if is_shortage(&error) {
+        // The initiator tries again.
+        return Response::Status { status: Status::BUSY, sense: None, resid };
+    }
     match error.raw_os_error() {
-        // The host is short of something for now: the initiator tries again.
-        Some(libc::ENOMEM | libc::EAGAIN | libc::EBUSY | libc::ENOBUFS) => {
-            Response::Status { status: Status::BUSY, sense: None, resid }
-        }
         Some(libc::EBADE) => {
             Response::Status { status: Status::RESERVATION_CONFLICT, sense: None, resid }
         }

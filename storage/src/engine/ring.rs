@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
-use io_uring::types::Fd;
+use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -26,9 +26,18 @@ const WATCH: u64 = 1 << 63;
 struct Op {
     transfer: Transfer,
     fd: RawFd,
-    offset: u64,
-    /// There if success means that something is stable.
+    step: Step,
+    /// There if it ends with a flush.
     medium: Option<Arc<Medium>>,
+}
+
+/// What the kernel does next for a transfer.
+#[derive(Clone, Copy)]
+enum Step {
+    /// Moves data from or to this offset.
+    Move(u64),
+    /// Makes the file stable.
+    Flush,
 }
 
 /// One thread's ring.
@@ -72,15 +81,15 @@ impl Ring {
         let Some(fd) = medium.backend().raw_fd().map(|fd| fd.as_raw_fd()) else {
             return Err(transfer);
         };
-        let offset = match transfer.io {
-            // Two operations in order: a pool's thread is simpler, and FUA reads are rare.
+        let step = match transfer.io {
+            // It begins with a flush: a pool's thread is simpler, and FUA reads are rare.
             BlockIo::Read { fua: true, .. } => return Err(transfer),
-            BlockIo::Read { offset, .. } | BlockIo::Write { offset, .. } => offset,
-            BlockIo::Flush => 0,
+            BlockIo::Read { offset, .. } | BlockIo::Write { offset, .. } => Step::Move(offset),
+            BlockIo::Flush => Step::Flush,
         };
         let Some(index) = self.free.pop() else { return Err(transfer) };
-        let medium = transfer.is_sync().then(|| Arc::clone(medium));
-        let op = Op { transfer, fd, offset, medium };
+        let medium = transfer.ends_with_flush().then(|| Arc::clone(medium));
+        let op = Op { transfer, fd, step, medium };
         let entry = op.entry().user_data(index as u64);
         match self.push(&entry) {
             Ok(()) => {
@@ -159,7 +168,7 @@ impl Ring {
         }
         self.free.push(index);
         if let Progress::Done(result) = progress {
-            settle(op.transfer.finish(result, op.medium.as_deref()));
+            settle(op.transfer.finish(result, || path_of(op.fd)));
         }
     }
 }
@@ -171,44 +180,62 @@ enum Progress {
 
 impl Op {
     fn entry(&self) -> squeue::Entry {
-        let (fd, offset) = (Fd(self.fd), self.offset);
-        match self.transfer.io {
-            BlockIo::Read { .. } => {
+        let fd = Fd(self.fd);
+        match (self.step, self.transfer.io) {
+            (Step::Move(offset), BlockIo::Write { .. }) => {
+                let (segments, count) = segments(&self.transfer.task.data_out);
+                opcode::Writev::new(fd, segments, count).offset(offset).build()
+            }
+            (Step::Move(offset), _) => {
                 let (segments, count) = segments(&self.transfer.task.data_in);
                 opcode::Readv::new(fd, segments, count).offset(offset).build()
             }
-            BlockIo::Write { fua, .. } => {
-                let (segments, count) = segments(&self.transfer.task.data_out);
-                let flags = if fua { libc::RWF_DSYNC } else { 0 };
-                opcode::Writev::new(fd, segments, count).offset(offset).rw_flags(flags).build()
-            }
-            BlockIo::Flush => {
-                opcode::Fsync::new(fd).flags(io_uring::types::FsyncFlags::DATASYNC).build()
-            }
+            (Step::Flush, _) => opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build(),
         }
     }
 
     /// Takes the kernel's `result`: bytes moved, or a negative errno.
     fn progress(&mut self, result: i32) -> Progress {
-        let Ok(moved) = u32::try_from(result) else {
-            return match -result {
-                libc::EINTR => Progress::Again,
-                errno => Progress::Done(Err(io::Error::from_raw_os_error(errno))),
-            };
+        let result = match u32::try_from(result) {
+            Ok(moved) => Ok(moved),
+            Err(_) if -result == libc::EINTR => return Progress::Again,
+            Err(_) => Err(io::Error::from_raw_os_error(-result)),
         };
-        let (data, end) = match self.transfer.io {
-            BlockIo::Read { .. } => (&mut self.transfer.task.data_in, io::ErrorKind::UnexpectedEof),
-            BlockIo::Write { .. } => (&mut self.transfer.task.data_out, io::ErrorKind::WriteZero),
-            BlockIo::Flush => return Progress::Done(Ok(())),
-        };
-        data.advance(moved as usize);
-        self.offset += u64::from(moved);
-        match (data.is_empty(), moved) {
-            (true, _) => Progress::Done(Ok(())),
-            (false, 0) => Progress::Done(Err(end.into())),
-            (false, _) => Progress::Again,
+        match (self.step, result) {
+            (Step::Flush, result) => Progress::Done(self.note_flush(result.map(drop))),
+            (Step::Move(_), Err(error)) => Progress::Done(Err(error)),
+            (Step::Move(offset), Ok(moved)) => self.moved(offset, moved),
         }
     }
+
+    fn moved(&mut self, offset: u64, moved: u32) -> Progress {
+        let task = &mut self.transfer.task;
+        let (data, end) = match self.transfer.io {
+            BlockIo::Write { .. } => (&mut task.data_out, io::ErrorKind::WriteZero),
+            _ => (&mut task.data_in, io::ErrorKind::UnexpectedEof),
+        };
+        data.advance(moved as usize);
+        match (data.is_empty(), moved) {
+            (true, _) if self.transfer.ends_with_flush() => self.step = Step::Flush,
+            (true, _) => return Progress::Done(Ok(())),
+            (false, 0) => return Progress::Done(Err(end.into())),
+            (false, _) => self.step = Step::Move(offset + u64::from(moved)),
+        }
+        Progress::Again
+    }
+
+    fn note_flush(&self, result: io::Result<()>) -> io::Result<()> {
+        match &self.medium {
+            Some(medium) => medium.note_flush(result),
+            None => result,
+        }
+    }
+}
+
+/// Names an open file in a log.
+fn path_of(fd: RawFd) -> String {
+    let path = std::fs::read_link(format!("/proc/self/fd/{fd}"));
+    path.map_or_else(|_| format!("descriptor {fd}"), |path| path.display().to_string())
 }
 
 fn segments(data: &DataBuf) -> (*const libc::iovec, u32) {

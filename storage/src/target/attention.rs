@@ -18,10 +18,11 @@ pub(super) struct Attention {
 const RESET: u8 = 0x29;
 
 impl Attention {
-    /// Establishes `code`, unless it is pending already.
+    /// Establishes `code`, unless it is pending already, or the initiator has yet to hear of the
+    /// power-on, after which it looks at everything anyway.
     pub(super) fn raise(&self, code: SenseCode) {
         self.change(|pending| {
-            if !pending.contains(&code) {
+            if !pending.contains(&code) && !pending.contains(&SenseCode::POWER_ON_OCCURRED) {
                 pending.push_back(code);
             }
         });
@@ -74,12 +75,22 @@ mod tests {
     #[test]
     fn conditions_come_in_order_once_and_reset_first() {
         let attention = Attention::default();
+        let reset = SenseCode { ascq: 0x03, ..SenseCode::POWER_ON_OCCURRED };
         attention.raise(SenseCode::REPORTED_LUNS_DATA_HAS_CHANGED);
-        attention.raise(SenseCode::POWER_ON_OCCURRED);
+        attention.raise(reset);
         attention.raise(SenseCode::REPORTED_LUNS_DATA_HAS_CHANGED);
-        assert_eq!(attention.take_reset(), Some(SenseCode::POWER_ON_OCCURRED));
+        assert_eq!(attention.take_reset(), Some(reset));
         assert_eq!(attention.take_reset(), None);
         assert_eq!(attention.take_any(), Some(SenseCode::REPORTED_LUNS_DATA_HAS_CHANGED));
+        assert_eq!(attention.take_any(), None);
+    }
+
+    #[test]
+    fn power_on_says_it_all() {
+        let attention = Attention::default();
+        attention.raise(SenseCode::POWER_ON_OCCURRED);
+        attention.raise(SenseCode::REPORTED_LUNS_DATA_HAS_CHANGED);
+        assert_eq!(attention.take_any(), Some(SenseCode::POWER_ON_OCCURRED));
         assert_eq!(attention.take_any(), None);
     }
 

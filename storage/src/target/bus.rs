@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::address::Lun;
 use super::attention::Attention;
@@ -135,8 +135,8 @@ impl Bus {
     /// # Errors
     /// When the host has no file descriptor left.
     pub fn new(lanes: u16) -> io::Result<Arc<Bus>> {
-        let lanes =
-            (0..lanes).map(|_| EventFd::new(libc::EFD_NONBLOCK)).collect::<Result<_, _>>()?;
+        let event = |_| EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC);
+        let lanes = (0..lanes).map(event).collect::<Result<_, _>>()?;
         let (changes, map) = (Mutex::default(), Mutex::default());
         Ok(Arc::new(Bus { changes, map, generation: AtomicU64::new(0), lanes }))
     }

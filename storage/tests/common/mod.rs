@@ -6,12 +6,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use storage::buffer::{DataBuf, OwnedBuf};
+use storage::buffer::DataBuf;
 use storage::engine::IoContext;
 use storage::lun::Submitted;
-use storage::lun::spec::{Ascii, Backing, Identity, LunSpec, Naa};
 use storage::scsi::cdb::Cdb;
 use storage::task::{Answer, ReplySink, Response, Task, Ticket, Token};
+use storage::testing::OwnedBuf;
 use vmm_sys_util::eventfd::EventFd;
 
 /// The bit of the initiator's own event.
@@ -105,22 +105,6 @@ impl Drop for Initiator {
         if !std::thread::panicking() {
             assert!(self.is_idle(), "a command was not answered");
         }
-    }
-}
-
-/// A disk's specification for tests; the backing is not opened.
-pub fn spec() -> LunSpec {
-    LunSpec {
-        backing: Backing::RawImage("disk.img".into()),
-        read_only: false,
-        rotational: false,
-        identity: Identity {
-            vendor: Ascii::new("VMM").unwrap(),
-            product: Ascii::new("VIRTUAL DISK").unwrap(),
-            revision: Ascii::new("0.1").unwrap(),
-            serial: "0123456789".into(),
-            wwn: Naa::parse("3123456789abcdef").unwrap(),
-        },
     }
 }
 

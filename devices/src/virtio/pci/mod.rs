@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::bus::read_bytes;
 use crate::interrupt::Interrupt;
 use crate::pci::msix::Msix;
 use crate::pci::{BarOffset, PciFunction};
@@ -184,8 +185,8 @@ impl VirtioPci {
     fn read_region(&self, offset: u64, data: &mut [u8]) {
         let (page, offset) = page(offset);
         match page {
-            COMMON => copy(&self.common(), offset, data),
-            ISR if offset == 0 => copy(&[self.interrupt.take_isr()], 0, data),
+            COMMON => read_bytes(&self.common(), offset, data),
+            ISR if offset == 0 => read_bytes(&[self.interrupt.take_isr()], 0, data),
             DEVICE => self.state().read_config(offset, data),
             MSIX_TABLE => self.interrupt.msix.read_table(offset, data),
             MSIX_PBA => self.interrupt.msix.read_pba(offset, data),
@@ -333,13 +334,6 @@ fn with_half(address: u64, high: bool, half: u32) -> u64 {
 fn page(offset: u64) -> (u32, u64) {
     let page = offset & !u64::from(PAGE - 1);
     (u32::try_from(page).unwrap_or(u32::MAX), offset - page)
-}
-
-/// Copies `bytes` from `offset` on; what lies past their end is zero.
-fn copy(bytes: &[u8], offset: u64, data: &mut [u8]) {
-    data.fill(0);
-    let from = usize::try_from(offset).unwrap_or(usize::MAX);
-    bytes.iter().skip(from).zip(data).for_each(|(from, to)| *to = *from);
 }
 
 fn too_many(queues: usize) -> io::Error {

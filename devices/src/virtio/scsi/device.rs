@@ -13,11 +13,12 @@ use virtio_bindings::bindings::virtio_ring::{
     VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
 };
 use virtio_queue::QueueT;
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::control::ControlQueue;
 use super::queue::{RequestQueue, Setup};
 use super::wire::Sizes;
+use crate::bus::read_bytes;
 use crate::virtio::{ActivateError, Activation, ActiveQueue, DeviceType, VirtioDevice};
 
 /// The queue numbers (virtio 1.2, 5.6.2); request queues follow.
@@ -25,8 +26,11 @@ const CONTROL_QUEUE: u16 = 0;
 const EVENT_QUEUE: u16 = 1;
 const FIRST_REQUEST_QUEUE: u16 = 2;
 
-/// Segments of data in one request.
+/// Segments of data in one request, where the queue is long enough.
 const SEG_MAX: u16 = 254;
+
+/// Descriptors of a request besides its data: header and response.
+const OVERHEAD: u16 = 2;
 
 /// What a controller is made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +75,9 @@ impl Controller {
         const MAX_LUN: u32 = 16383;
         let fields = [
             self.spec.request_queues.into(),
-            SEG_MAX.into(),
+            // A chain is never longer than its queue, not even an indirect one (virtio 1.2,
+            // 2.7.5.3.1).
+            self.spec.queue_size.saturating_sub(OVERHEAD).min(SEG_MAX).into(),
             self.max_sectors,
             self.spec.queue_size.into(),
             EVENT_INFO_SIZE,
@@ -89,7 +95,7 @@ impl Controller {
 
     /// Makes ready whatever serves `active`. The event queue's buffers wait for events.
     fn prepare(&self, active: ActiveQueue, setup: &Activation) -> io::Result<Option<Prepared>> {
-        let stop = EventFd::new(libc::EFD_NONBLOCK)?;
+        let stop = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         let (memory, interrupt) = (&setup.memory, &setup.interrupt);
         let (name, served): (_, Box<dyn FnOnce() + Send>) = match active.index {
             EVENT_QUEUE => return Ok(None),
@@ -151,11 +157,7 @@ impl VirtioDevice for Controller {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let config = self.config();
-        let from = usize::try_from(offset).ok().and_then(|offset| config.get(offset..));
-        for (index, byte) in data.iter_mut().enumerate() {
-            *byte = from.and_then(|rest| rest.get(index)).copied().unwrap_or(0);
-        }
+        read_bytes(&self.config(), offset, data);
     }
 
     fn write_config(&mut self, offset: u64, data: &[u8]) {
@@ -171,10 +173,8 @@ impl VirtioDevice for Controller {
 
     fn activate(&mut self, mut activation: Activation) -> Result<(), ActivateError> {
         let failed = |what| move |source| ActivateError { what, source };
-        let event_idx = activation.features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
         let mut prepared = Vec::new();
-        for mut active in std::mem::take(&mut activation.queues) {
-            active.queue.set_event_idx(event_idx);
+        for active in std::mem::take(&mut activation.queues) {
             let queue = self.prepare(active, &activation);
             prepared.extend(queue.map_err(failed("cannot set up a queue"))?);
         }

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use storage::task::{Answer, ReplySink};
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// Answers, and the event that tells of them.
 #[derive(Debug)]
@@ -14,7 +14,7 @@ pub(super) struct Mailbox {
 
 impl Mailbox {
     pub(super) fn new() -> std::io::Result<Mailbox> {
-        let event = EventFd::new(libc::EFD_NONBLOCK)?;
+        let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         Ok(Mailbox { answers: Mutex::default(), event })
     }
 

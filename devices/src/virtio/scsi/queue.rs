@@ -8,6 +8,7 @@
 use std::fmt::{self, Display};
 use std::io;
 use std::sync::Arc;
+use std::thread;
 
 use storage::buffer::DataBuf;
 use storage::engine::{IoContext, Wakeups};
@@ -128,10 +129,12 @@ impl RequestQueue {
         self.io.watch(&self.stop, STOP)
     }
 
-    /// Serves the queue until it is stopped and its last request has ended.
+    /// Serves the queue until it is stopped and its last request has ended. If it cannot go on,
+    /// the driver is told.
     pub fn run(mut self) {
         if let Err(error) = self.serve() {
             log::error!("request queue {} stops: {error}", self.requests.index);
+            self.requests.interrupt.needs_reset();
         }
     }
 
@@ -185,7 +188,27 @@ impl RequestQueue {
     }
 }
 
+impl Drop for RequestQueue {
+    /// Waits for requests that others still work on, as after an error: their memory goes with
+    /// this. After a panic nobody knows which those are, so it is kept for ever.
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.requests.interrupt.needs_reset();
+            self.requests.leak();
+        } else if let Err(error) = self.drain() {
+            log::error!("request queue {} cannot end its requests: {error}", self.requests.index);
+            self.requests.leak();
+        }
+    }
+}
+
 impl Requests {
+    /// Keeps the memory of open requests for ever, where somebody may still write to it.
+    fn leak(&mut self) {
+        self.slots.leak();
+        std::mem::forget(Arc::clone(&self.memory));
+    }
+
     /// Takes requests from the ring, as many as there are places, but no more than the ring is
     /// long, so that a driver that adds them as fast cannot keep us from all else. Then tells the
     /// driver, once, of everything that was answered. Whether there may be more to take.
@@ -221,13 +244,17 @@ impl Requests {
         let header = self.read_header(&mut readable);
         let data_in_len = u32::try_from(writable.len()).unwrap_or(u32::MAX);
         self.slots.open(place, Open { head, response, data_in_len });
-        match (self.note(filled), header) {
-            (Some(()), Some(CommandRequest { address: Some(address), cdb })) => {
-                Some(Request::Command(address, Task::new(ticket, cdb, readable, writable)))
-            }
-            (Some(()), Some(_)) => Some(Request::Misaddressed(ticket)),
-            _ => Some(Request::Malformed(ticket)),
-        }
+        // Both directions at once would need VIRTIO_SCSI_F_INOUT, which is not offered.
+        let bidirectional = !readable.is_empty() && !writable.is_empty();
+        Some(match (self.note(filled), header) {
+            (Some(()), Some(CommandRequest { address, cdb })) if !bidirectional => match address {
+                Some(address) => {
+                    Request::Command(address, Task::new(ticket, cdb, readable, writable))
+                }
+                None => Request::Misaddressed(ticket),
+            },
+            _ => Request::Malformed(ticket),
+        })
     }
 
     /// Reads the head of a request, once, and leaves its data-out.

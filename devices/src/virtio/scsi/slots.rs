@@ -59,6 +59,12 @@ impl Slots {
         self.free.len() == self.slots.len()
     }
 
+    /// Never frees the segments of any request.
+    pub(super) fn leak(&mut self) {
+        std::mem::forget(std::mem::take(&mut self.slots));
+        self.free.clear();
+    }
+
     /// Whether there is a free place.
     pub(super) fn has_room(&self) -> bool {
         !self.free.is_empty()

@@ -83,7 +83,8 @@ impl Disk {
     /// A disk over the raw image at `path`.
     pub(super) fn open_raw(path: &Path, spec: &LunSpec) -> Result<Disk, OpenError> {
         let file = RawFile::open(path, spec.read_only, BLOCK_SIZE)?;
-        Ok(Disk::new(Medium::new(Box::new(file)), spec))
+        let medium = Medium::new(path.display().to_string(), Box::new(file));
+        Ok(Disk::new(medium, spec))
     }
 
     /// What `cdb` comes to with buffers of these lengths.

@@ -1,21 +1,6 @@
 use super::*;
 use crate::backend::Memory;
-use crate::lun::spec::{Ascii, Backing, Naa};
-
-fn spec() -> LunSpec {
-    LunSpec {
-        backing: Backing::RawImage("disk.img".into()),
-        read_only: false,
-        rotational: false,
-        identity: Identity {
-            vendor: Ascii::new("VMM").unwrap(),
-            product: Ascii::new("VIRTUAL DISK").unwrap(),
-            revision: Ascii::new("0.1").unwrap(),
-            serial: "0123456789".into(),
-            wwn: Naa::parse("3123456789abcdef").unwrap(),
-        },
-    }
-}
+use crate::testing::disk_spec as spec;
 
 fn disk_of(blocks: u64) -> Disk {
     #[derive(Debug)]
@@ -27,7 +12,7 @@ fn disk_of(blocks: u64) -> Disk {
         fn read(&self, _: u64, _: &mut crate::buffer::DataBuf) -> std::io::Result<()> {
             Err(std::io::ErrorKind::Unsupported.into())
         }
-        fn write(&self, _: u64, _: &mut crate::buffer::DataBuf, _: bool) -> std::io::Result<()> {
+        fn write(&self, _: u64, _: &mut crate::buffer::DataBuf) -> std::io::Result<()> {
             Err(std::io::ErrorKind::Unsupported.into())
         }
         fn flush(&self) -> std::io::Result<()> {
@@ -37,7 +22,7 @@ fn disk_of(blocks: u64) -> Disk {
             None
         }
     }
-    Disk::new(Medium::new(Box::new(Sized(blocks))), &spec())
+    Disk::new(Medium::new("test", Box::new(Sized(blocks))), &spec())
 }
 
 /// Plans a command of a disk of 1000 blocks with plenty of buffer.
@@ -143,7 +128,7 @@ fn a_read_only_disk_reads_and_says_so() {
 #[test]
 fn nothing_is_written_after_a_flush_failed() {
     let disk = disk_of(8);
-    disk.medium.note_lost_writes();
+    disk.medium.note_flush(Err(std::io::ErrorKind::Other.into())).unwrap_err();
     let plan = |cdb: &[u8]| disk.plan(&Cdb::new(cdb), BufferLens { data_out: 512, data_in: 512 });
     assert_eq!(plan(&[0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0]), Err(SenseCode::WRITE_ERROR.into()));
     assert_eq!(plan(&[0x35]), Err(SenseCode::WRITE_ERROR.into()));
@@ -224,8 +209,9 @@ mod submitted {
     use std::sync::Arc;
 
     use super::*;
-    use crate::buffer::{DataBuf, OwnedBuf};
+    use crate::buffer::DataBuf;
     use crate::task::{Answer, ReplySink, Ticket};
+    use crate::testing::OwnedBuf;
 
     struct NoSink;
 
@@ -248,7 +234,7 @@ mod submitted {
 
     fn memory_disk() -> Disk {
         let geometry = Geometry { blocks: 8, block_size: 512 };
-        Disk::new(Medium::new(Box::new(Memory::new(geometry))), &spec())
+        Disk::new(Medium::new("test", Box::new(Memory::new(geometry))), &spec())
     }
 
     #[test]

@@ -1,0 +1,77 @@
+//! What tests and benchmarks of this crate and of those above it share.
+#![expect(unsafe_code, reason = "buffers are lent to tasks")]
+
+use std::ptr::NonNull;
+
+use libc::iovec;
+
+use crate::buffer::DataBuf;
+use crate::lun::spec::{Ascii, Backing, Identity, LunSpec, Naa};
+
+/// A writable disk's specification, with names like those of the configuration's defaults; the
+/// backing is never opened.
+#[must_use]
+pub fn disk_spec() -> LunSpec {
+    LunSpec {
+        backing: Backing::RawImage("disk.img".into()),
+        read_only: false,
+        rotational: false,
+        identity: Identity {
+            vendor: ascii("VMM"),
+            product: ascii("VIRTUAL DISK"),
+            revision: ascii("0.1"),
+            serial: "0123456789".into(),
+            wwn: Naa::locally_assigned(0x0123_4567_89ab_cdef),
+        },
+    }
+}
+
+fn ascii<const N: usize>(text: &str) -> Ascii<N> {
+    Ascii::new(text).unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+/// Memory of our own in segments, for tests and benchmarks that play the driver.
+#[derive(Debug)]
+pub struct OwnedBuf {
+    segments: Vec<Box<[u8]>>,
+    iovecs: Vec<iovec>,
+}
+
+// SAFETY: the iovecs point to `segments`, which move along.
+unsafe impl Send for OwnedBuf {}
+
+impl OwnedBuf {
+    /// Zeroed segments of these lengths.
+    #[must_use]
+    pub fn zeroed(lengths: &[usize]) -> OwnedBuf {
+        let segments = lengths.iter().map(|&len| vec![0; len].into_boxed_slice()).collect();
+        OwnedBuf { segments, iovecs: Vec::new() }
+    }
+
+    /// One segment that holds `bytes`.
+    #[must_use]
+    pub fn holding(bytes: &[u8]) -> OwnedBuf {
+        OwnedBuf { segments: vec![bytes.into()], iovecs: Vec::new() }
+    }
+
+    /// The whole as a task's buffer.
+    ///
+    /// # Safety
+    /// `self` outlives the task, and is not used before the task is answered.
+    pub unsafe fn lend(&mut self) -> DataBuf {
+        let to_iovec = |segment: &mut Box<[u8]>| iovec {
+            iov_base: segment.as_mut_ptr().cast(),
+            iov_len: segment.len(),
+        };
+        self.iovecs = self.segments.iter_mut().map(to_iovec).collect();
+        let Some(first) = NonNull::new(self.iovecs.as_mut_ptr()) else { return DataBuf::empty() };
+        // SAFETY: the caller's promise.
+        unsafe { DataBuf::from_raw(first, self.iovecs.len()) }
+    }
+
+    /// All bytes in order.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        self.segments.concat()
+    }
+}
