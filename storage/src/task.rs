@@ -91,7 +91,8 @@ impl Task {
         self.ticket.unit = Some(unit);
     }
 
-    /// Ends the task with `bytes` as its data-in, cut to `allocation_length` (SPC-6 4.2.5.6).
+    /// Ends the task with `bytes` as its data-in, cut to `allocation_length` (SPC-6, Allocation
+    /// length).
     #[must_use = "an answer is handed up or delivered"]
     pub fn answer_data(mut self, bytes: &[u8], allocation_length: usize) -> Answer {
         let bytes = bytes.get(..allocation_length).unwrap_or(bytes);

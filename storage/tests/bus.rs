@@ -156,7 +156,6 @@ fn attaching_tells_the_siblings_and_report_luns_clears_it() {
     let mut queue = Queue::new(&[(0, 0), (0, 1), (5, 0)]);
     [(0, 0), (0, 1), (5, 0)].into_iter().for_each(|(target, lun)| {
         queue.run(target, Lun::Unit(lun), REQUEST_SENSE);
-        queue.run(target, Lun::Unit(lun), REQUEST_SENSE);
     });
     queue.bus.attach(0, 2, disk()).unwrap();
     assert_eq!(queue.run(5, Lun::Unit(0), TEST_UNIT_READY).0, Response::good(256));
@@ -198,7 +197,6 @@ fn detaching_waits_for_commands_and_parks_new_ones() {
     bus.attach(0, 0, Arc::clone(&stalled) as _).unwrap();
     bus.attach(0, 1, disk()).unwrap();
     let mut queue = Queue::on(Arc::clone(&bus));
-    queue.run(0, Lun::Unit(0), REQUEST_SENSE);
     queue.run(0, Lun::Unit(0), REQUEST_SENSE);
     let running = queue.submit(0, Lun::Unit(0), TEST_UNIT_READY);
 

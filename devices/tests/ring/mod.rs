@@ -54,7 +54,8 @@ impl Ring {
     /// The device's side of it.
     pub fn device_queue(&self, event_idx: bool) -> Queue {
         let mut queue = Queue::new(self.size).unwrap();
-        let halves = |address: u64| (Some(address as u32), Some((address >> 32) as u32));
+        let half = |value: u64| u32::try_from(value & u64::from(u32::MAX)).ok();
+        let halves = |address: u64| (half(address), half(address >> 32));
         let (low, high) = halves(self.base);
         queue.set_desc_table_address(low, high);
         let (low, high) = halves(self.avail());

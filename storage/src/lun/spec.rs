@@ -10,7 +10,8 @@ pub struct LunSpec {
     pub backing: Backing,
     /// Refuse every command that modifies the medium.
     pub read_only: bool,
-    /// Report a spinning medium (SBC-4 6.6.2) rather than a solid-state one.
+    /// Report a medium of which no initiator is told that it does not rotate (SBC-4, Block Device
+    /// Characteristics VPD page).
     pub rotational: bool,
     /// Who it says it is.
     pub identity: Identity,
@@ -32,9 +33,10 @@ pub struct Identity {
     pub product: Ascii<16>,
     /// PRODUCT REVISION LEVEL (SPC-6 6.7.2).
     pub revision: Ascii<4>,
-    /// PRODUCT SERIAL NUMBER (SPC-6 7.7.19): printable ASCII, at most [`Identity::SERIAL_MAX`] characters.
+    /// PRODUCT SERIAL NUMBER (SPC-6, Unit Serial Number VPD page): printable ASCII, at most
+    /// [`Identity::SERIAL_MAX`] characters.
     pub serial: String,
-    /// The NAA designator (SPC-6 7.7.6.6).
+    /// The NAA designator (SPC-6, NAA designator).
     pub wwn: Naa,
 }
 
@@ -43,7 +45,8 @@ impl Identity {
     pub const SERIAL_MAX: usize = 36;
 }
 
-/// A fixed-width ASCII data field: left-aligned, padded with spaces (SPC-6 4.3.1).
+/// A fixed-width ASCII data field: left-aligned, padded with spaces (SPC-6, ASCII data field
+/// requirements).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Ascii<const N: usize>([u8; N]);
 
@@ -87,7 +90,7 @@ pub fn is_printable(text: &str) -> bool {
     text.bytes().all(|byte| (0x20..=0x7e).contains(&byte))
 }
 
-/// An NAA designator of 8 bytes, or of 16 where its NAA field is 6 (SPC-6 7.7.6.6).
+/// An NAA designator of 8 bytes, or of 16 where its NAA field is 6 (SPC-6, NAA designator).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Naa {
     bytes: [u8; 16],
@@ -100,7 +103,8 @@ pub struct Naa {
 pub struct NaaError;
 
 impl Naa {
-    /// NAA 3: a locally assigned name; `value`'s low 60 bits (SPC-6 7.7.6.6.4).
+    /// NAA 3: a locally assigned name; `value`'s low 60 bits (SPC-6, NAA Locally Assigned
+    /// designator).
     #[must_use]
     pub fn locally_assigned(value: u64) -> Naa {
         let name = (value & !(0xf << 60)) | 3 << 60;

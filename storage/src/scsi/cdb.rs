@@ -1,4 +1,4 @@
-//! Command descriptor blocks (SPC-6 4.2).
+//! Command descriptor blocks (SPC-6, Command descriptor block).
 
 use super::wire::{u16_at, u32_at, u64_at};
 

@@ -1,4 +1,4 @@
-//! Mode parameters (SPC-6 7.5, SBC-4 6.5).
+//! Mode parameters (SPC-6 and SBC-4, Mode parameters).
 
 /// A mode page code; its subpage is 00h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

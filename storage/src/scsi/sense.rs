@@ -1,8 +1,8 @@
-//! Sense data (SPC-6 4.4): why a command ended as it did.
+//! Sense data (SPC-6, Sense data): why a command ended as it did.
 
 use super::wire::{put_u16, put_u32, put_u64};
 
-/// A sense key (SPC-6 table 27).
+/// A sense key (SPC-6, Sense key).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SenseKey(pub u8);
 
@@ -25,7 +25,7 @@ impl SenseKey {
     pub const ABORTED_COMMAND: SenseKey = SenseKey(0xb);
 }
 
-/// A sense key with its additional sense code and qualifier (SPC-6 annex F).
+/// A sense key with its additional sense code and qualifier (SPC-6, Additional sense code).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SenseCode {
     /// SENSE KEY
@@ -67,7 +67,7 @@ impl SenseCode {
         SenseCode::new(SenseKey::ILLEGAL_REQUEST, 0x39, 0x00);
     /// The medium is write-protected.
     pub const WRITE_PROTECTED: SenseCode = SenseCode::new(SenseKey::DATA_PROTECT, 0x27, 0x00);
-    /// The backing store is out of space (SBC-4 4.7.3.6).
+    /// The backing store is out of space (SBC-4, Resource exhaustion).
     pub const SPACE_ALLOCATION_FAILED_WRITE_PROTECT: SenseCode =
         SenseCode::new(SenseKey::DATA_PROTECT, 0x27, 0x07);
     /// The first command after power-on.
@@ -77,7 +77,7 @@ impl SenseCode {
         SenseCode::new(SenseKey::UNIT_ATTENTION, 0x3f, 0x0e);
 }
 
-/// Where in the CDB the wrong field begins (SPC-6 4.4.2.4.2).
+/// Where in the CDB the wrong field begins (SPC-6, Sense key specific).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FieldPointer {
     /// Byte of the CDB.
@@ -103,7 +103,7 @@ pub struct Sense {
     pub code: SenseCode,
     /// Which field of the CDB is to blame.
     pub field: Option<FieldPointer>,
-    /// INFORMATION: for a block device, the first LBA that failed (SBC-4 4.18.1).
+    /// INFORMATION: for a block device, the first LBA that failed (SBC-4, Error reporting).
     pub information: Option<u64>,
 }
 
@@ -130,8 +130,8 @@ impl Sense {
         if descriptor_format { self.to_descriptor() } else { self.to_fixed().to_vec() }
     }
 
-    /// Fixed format, current information (SPC-6 4.4.3). INFORMATION goes in where it fits its
-    /// four bytes, else VALID stays 0.
+    /// Fixed format, current information (SPC-6, Fixed format sense data). INFORMATION goes in
+    /// where it fits its four bytes, else VALID stays 0.
     #[must_use]
     pub fn to_fixed(&self) -> [u8; Sense::FIXED_LEN] {
         let mut data = [0; Sense::FIXED_LEN];
@@ -150,7 +150,7 @@ impl Sense {
         data
     }
 
-    /// Descriptor format, current information (SPC-6 4.4.2).
+    /// Descriptor format, current information (SPC-6, Descriptor format sense data).
     #[must_use]
     pub fn to_descriptor(&self) -> Vec<u8> {
         let mut data = vec![0x72, self.code.key.0, self.code.asc, self.code.ascq, 0, 0, 0, 0];

@@ -1,4 +1,4 @@
-//! Status codes (SAM-6 5.3).
+//! Status codes (SAM-6, Status).
 
 /// A status byte. Values that are not named here go through unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

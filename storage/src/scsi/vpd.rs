@@ -1,4 +1,4 @@
-//! Vital product data pages (SPC-6 7.7, SBC-4 6.6).
+//! Vital product data pages (SPC-6 and SBC-4, Vital product data parameters).
 
 use super::inquiry::DIRECT_ACCESS;
 use super::wire::{put_u16, put_u32};

@@ -1,4 +1,4 @@
-//! Addresses of logical units (SAM-6 4.7).
+//! Addresses of logical units (SAM-6, Logical unit number).
 
 /// A logical unit number of one level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

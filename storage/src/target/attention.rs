@@ -1,4 +1,5 @@
-//! Unit attention conditions of one logical unit for one I_T nexus (SAM-6 5.14).
+//! Unit attention conditions of one logical unit for one I_T nexus (SAM-6, Unit attention
+//! conditions).
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -13,8 +13,9 @@ pub(super) fn no_target(task: Task) -> Answer {
     task.answer(Response::Failed(ServiceResponse::BadTarget))
 }
 
-/// The target has no such logical unit (SPC-6 6.7.1, SAM-6 4.7.2): INQUIRY and REQUEST SENSE say
-/// so as data, LUN 0 reports the others, and everything else is refused.
+/// The target has no such logical unit (SPC-6, INQUIRY command; SAM-6, Incorrect logical unit
+/// numbers): INQUIRY and REQUEST SENSE say so as data, LUN 0 reports the others, and everything
+/// else is refused.
 pub(super) fn no_unit(target: &Target, lun: Lun, task: Task) -> Answer {
     let operation = match Opcode::find(&task.cdb) {
         Ok(row) => row.operation,
