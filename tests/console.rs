@@ -2,13 +2,9 @@
 
 use std::io::Result;
 use std::process::Stdio;
-use std::time::Duration;
 
 use tests::guest::{Guest, wait};
 use tests::terminal::Terminal;
-
-const BOOT: Duration = Duration::from_secs(120);
-const ANSWER: Duration = Duration::from_secs(30);
 
 #[test]
 fn a_shell_takes_commands_and_ctrl_c_and_ctrl_a_x_ends_it_all() -> Result<()> {
@@ -19,15 +15,7 @@ fn a_shell_takes_commands_and_ctrl_c_and_ctrl_a_x_ends_it_all() -> Result<()> {
     let mut command = guest.command("6.1", None)?;
     terminal.attach(&mut command)?;
     let mut child = command.stderr(Stdio::inherit()).spawn()?;
-    terminal.wait_for(b"# ", BOOT)?;
-    terminal.type_keys(b"echo $((6 * 7))\r")?;
-    terminal.wait_for(b"\n42\r\n", ANSWER)?;
-    terminal.type_keys(b"sleep 1000\r")?;
-    terminal.wait_for(b"sleep 1000\r\n", ANSWER)?;
-    std::thread::sleep(Duration::from_secs(1));
-    terminal.type_keys(b"\x03")?;
-    terminal.type_keys(b"echo inter''rupted\r")?;
-    terminal.wait_for(b"\ninterrupted\r\n", ANSWER)?;
+    terminal.try_a_shell()?;
     assert_ne!(terminal.mode()?, cooked, "raw while the guest runs");
     terminal.type_keys(b"\x01x")?;
     assert_eq!(wait(&mut child)?.code(), Some(1));

@@ -89,6 +89,26 @@ impl Terminal {
         }
     }
 
+    /// Waits for a guest's shell, lets it reckon, interrupts a command with Ctrl-C, and sees that
+    /// the shell goes on.
+    ///
+    /// # Errors
+    /// When an answer does not come.
+    pub fn try_a_shell(&mut self) -> io::Result<()> {
+        const BOOT: Duration = Duration::from_secs(200);
+        const ANSWER: Duration = Duration::from_secs(30);
+        self.wait_for(b"# ", BOOT)?;
+        self.type_keys(b"echo $((6 * 7))\r")?;
+        self.wait_for(b"\n42\r", ANSWER)?;
+        self.type_keys(b"sleep 1000\r")?;
+        self.wait_for(b"sleep 1000\r", ANSWER)?;
+        // Time to start; a Ctrl-C that comes sooner ends the line, and the test sees no less.
+        std::thread::sleep(Duration::from_secs(2));
+        self.type_keys(b"\x03")?;
+        self.type_keys(b"echo inter''rupted\r")?;
+        self.wait_for(b"\ninterrupted\r", ANSWER)
+    }
+
     fn read_some(&mut self, limit: Duration) -> io::Result<()> {
         let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
         let mut ready = [PollFd::new(self.person.as_fd(), PollFlags::POLLIN)];
