@@ -3,7 +3,7 @@
 use std::io::Result;
 use std::process::Stdio;
 
-use tests::guest::{Guest, wait};
+use tests::guest::{Guest, Program};
 use tests::terminal::Terminal;
 
 #[test]
@@ -14,11 +14,11 @@ fn a_shell_takes_commands_and_ctrl_c_and_ctrl_a_x_ends_it_all() -> Result<()> {
     let cooked = terminal.mode()?;
     let mut command = guest.command("6.1", None)?;
     terminal.attach(&mut command)?;
-    let mut child = command.stderr(Stdio::inherit()).spawn()?;
+    let mut program = Program::start(command.stderr(Stdio::inherit()))?;
     terminal.try_a_shell()?;
     assert_ne!(terminal.mode()?, cooked, "raw while the guest runs");
     terminal.type_keys(b"\x01x")?;
-    assert_eq!(wait(&mut child)?.code(), Some(1));
+    assert_eq!(program.wait()?.code(), Some(1));
     assert_eq!(terminal.mode()?, cooked, "the terminal is as it was");
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::io::Result;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use tests::guest::wait;
+use tests::guest::Program;
 use tests::terminal::Terminal;
 
 #[test]
@@ -14,10 +14,10 @@ fn a_person_at_the_demo_types_interrupts_and_leaves() -> Result<()> {
     let cooked = terminal.mode()?;
     let mut command = Command::new(script);
     terminal.attach(&mut command)?;
-    let mut child = command.stderr(Stdio::inherit()).spawn()?;
+    let mut program = Program::start(command.stderr(Stdio::inherit()))?;
     terminal.try_a_shell()?;
     terminal.type_keys(b"\x01x")?;
-    assert_eq!(wait(&mut child)?.code(), Some(1));
+    assert_eq!(program.wait()?.code(), Some(1));
     assert_eq!(terminal.mode()?, cooked, "the terminal is as it was");
     Ok(())
 }

@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::cpio;
@@ -126,6 +129,37 @@ impl Guest {
         let (console, stderr) = (text(stdout), text(stderr));
         println!("{console}\n{stderr}");
         Ok(Outcome { status: status?, console, stderr })
+    }
+}
+
+/// A program and all that it starts, ended with the test: one that fails leaves nothing running.
+#[derive(Debug)]
+pub struct Program(Child);
+
+impl Program {
+    /// Starts `command` as the head of a process group.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(command: &mut Command) -> io::Result<Program> {
+        Ok(Program(command.process_group(0).spawn()?))
+    }
+
+    /// Waits for its end, as [`wait`] does.
+    ///
+    /// # Errors
+    /// When it had to be ended.
+    pub fn wait(&mut self) -> io::Result<ExitStatus> {
+        wait(&mut self.0)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if let (Ok(None), Ok(group)) = (self.0.try_wait(), i32::try_from(self.0.id())) {
+            let _ = killpg(Pid::from_raw(group), Signal::SIGTERM);
+            let _ = self.0.wait();
+        }
     }
 }
 
