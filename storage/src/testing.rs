@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 use libc::iovec;
 
 use crate::buffer::DataBuf;
-use crate::lun::spec::{Ascii, Backing, Identity, LunSpec, Naa};
+use crate::lun::spec::{Ascii, Backing, Identity, LunSpec, Naa, WriteCache};
 
 /// A writable disk's specification, with names like those of the configuration's defaults; the
 /// backing is never opened.
@@ -16,6 +16,12 @@ pub fn disk_spec() -> LunSpec {
         backing: Backing::RawImage("disk.img".into()),
         read_only: false,
         rotational: false,
+        shared: false,
+        direct: false,
+        write_cache: WriteCache::Back,
+        discard: true,
+        block_size: None,
+        physical_block_size: None,
         identity: Identity {
             vendor: ascii("VMM"),
             product: ascii("VIRTUAL DISK"),

@@ -307,6 +307,7 @@ mod tests {
     use super::*;
     use crate::console::tests::collector;
     use crate::kernel::tests::bzimage;
+    use crate::spec::{MemoryBacking, OnCrash, OnReboot};
     use ::tests::tiny::{SPIN, out};
     use std::sync::mpsc;
     use std::thread;
@@ -323,7 +324,16 @@ mod tests {
             return None;
         }
         let kernel = bzimage(code);
-        let spec = MachineSpec { name: "test".into(), uuid: Uuid::nil(), vcpus, memory: 16 << 20 };
+        let spec = MachineSpec {
+            name: "test".into(),
+            uuid: Uuid::nil(),
+            vcpus,
+            memory: 16 << 20,
+            memory_backing: MemoryBacking::Anonymous,
+            on_reboot: OnReboot::Exit,
+            on_crash: OnCrash::Exit,
+            stop_timeout: LIMIT,
+        };
         let boot = BootSpec { kernel: kernel.path().into(), initramfs: None, cmdline: "x".into() };
         let (output, bytes) = collector();
         let room = EventFd::new(EFD_NONBLOCK).unwrap();

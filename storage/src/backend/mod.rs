@@ -27,6 +27,30 @@ pub struct Geometry {
     pub block_size: u32,
 }
 
+/// How a medium gives space back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Provisioning {
+    /// Bytes of the smallest piece that can be unmapped, a multiple of the block size; `None` if
+    /// nothing can.
+    pub unmap_granularity: Option<u32>,
+    /// What is unmapped reads as zeros (LBPRZ).
+    pub unmapped_reads_zero: bool,
+}
+
+/// What the addresses and lengths of a transfer must be multiples of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alignment {
+    /// Offsets on the medium, and lengths, in bytes.
+    pub offset: u32,
+    /// Addresses of memory, in bytes.
+    pub memory: u32,
+}
+
+impl Alignment {
+    /// None.
+    pub const NONE: Alignment = Alignment { offset: 1, memory: 1 };
+}
+
 /// The data of one logical unit.
 pub trait Backend: fmt::Debug + Send + Sync {
     /// How large it is.
@@ -49,6 +73,36 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// # Errors
     /// What the host says; nothing can then be assumed about earlier writes.
     fn flush(&self) -> io::Result<()>;
+
+    /// What [`Backend::unmap`] can do.
+    fn provisioning(&self) -> Provisioning {
+        Provisioning::default()
+    }
+
+    /// Gives `len` bytes from `offset` back to the host; what they then hold, `provisioning`
+    /// says. Pieces smaller than its granularity may be left as they are.
+    ///
+    /// # Errors
+    /// What the host says; some of the bytes may then be unmapped.
+    fn unmap(&self, _offset: u64, _len: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Makes `len` bytes from `offset` read as zeros, with `may_unmap` by giving them back to the
+    /// host where that comes to the same.
+    ///
+    /// # Errors
+    /// `Unsupported` where writing zeros is the only way, which is the caller's; otherwise what
+    /// the host says.
+    fn zero(&self, _offset: u64, _len: u64, _may_unmap: bool) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// What the caller has to keep to in transfers on [`Backend::raw_fd`]; `read` and `write`
+    /// take any memory, and whole blocks.
+    fn alignment(&self) -> Alignment {
+        Alignment::NONE
+    }
 
     /// A descriptor on which the same offsets mean the same bytes, for a ring to use directly.
     fn raw_fd(&self) -> Option<BorrowedFd<'_>>;

@@ -27,6 +27,10 @@ pub trait LogicalUnit: fmt::Debug + Send + Sync {
     /// Takes a task that has passed all that comes before the logical unit.
     fn submit(&self, task: Task, io: &mut IoContext) -> Submitted;
 
+    /// A reset of the logical unit, with none of its commands in flight: what a reset puts back
+    /// goes back (SAM-6, Logical unit reset).
+    fn reset(&self) {}
+
     /// The longest READ or WRITE that it takes, in bytes.
     fn max_transfer(&self) -> u64;
 }
@@ -45,7 +49,7 @@ pub struct OpenError {
 /// [`OpenError`] names the file and says why it cannot be used.
 pub fn open(spec: &LunSpec) -> Result<Arc<dyn LogicalUnit>, OpenError> {
     match &spec.backing {
-        Backing::RawImage(path) => {
+        Backing::RawImage(path) | Backing::BlockDevice(path) => {
             let disk = Disk::open_raw(path, spec);
             let named = |source| OpenError { path: path.display().to_string(), source };
             Ok(Arc::new(disk.map_err(named)?))

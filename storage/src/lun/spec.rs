@@ -13,6 +13,18 @@ pub struct LunSpec {
     /// Report a medium of which no initiator is told that it does not rotate (SBC-4, Block Device
     /// Characteristics VPD page).
     pub rotational: bool,
+    /// Others may have it open too.
+    pub shared: bool,
+    /// Past the host's page cache (`O_DIRECT`).
+    pub direct: bool,
+    /// Whether a write may be answered before it is stable.
+    pub write_cache: WriteCache,
+    /// Give unmapped blocks back to the host, where the backing can.
+    pub discard: bool,
+    /// Bytes of a logical block, 512 or 4096; `None` for what the backing has, else 512.
+    pub block_size: Option<u32>,
+    /// Bytes of a physical block; `None` for what the backing has.
+    pub physical_block_size: Option<u32>,
     /// Who it says it is.
     pub identity: Identity,
 }
@@ -22,6 +34,18 @@ pub struct LunSpec {
 pub enum Backing {
     /// A raw image file.
     RawImage(PathBuf),
+    /// A block device of the host.
+    BlockDevice(PathBuf),
+}
+
+/// Whether a logical unit has a volatile write cache (WCE of the Caching mode page).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WriteCache {
+    /// It has: a write is stable after the next SYNCHRONIZE CACHE.
+    #[default]
+    Back,
+    /// It has none: a write is stable when it is answered.
+    Through,
 }
 
 /// The names that a logical unit reports.

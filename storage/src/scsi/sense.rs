@@ -72,6 +72,12 @@ impl SenseCode {
         SenseCode::new(SenseKey::DATA_PROTECT, 0x27, 0x07);
     /// The first command after power-on.
     pub const POWER_ON_OCCURRED: SenseCode = SenseCode::new(SenseKey::UNIT_ATTENTION, 0x29, 0x01);
+    /// The whole target was reset.
+    pub const SCSI_BUS_RESET_OCCURRED: SenseCode =
+        SenseCode::new(SenseKey::UNIT_ATTENTION, 0x29, 0x02);
+    /// The logical unit was reset.
+    pub const BUS_DEVICE_RESET_FUNCTION_OCCURRED: SenseCode =
+        SenseCode::new(SenseKey::UNIT_ATTENTION, 0x29, 0x03);
     /// LUNs came or went behind this target.
     pub const REPORTED_LUNS_DATA_HAS_CHANGED: SenseCode =
         SenseCode::new(SenseKey::UNIT_ATTENTION, 0x3f, 0x0e);

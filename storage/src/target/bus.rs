@@ -206,6 +206,15 @@ impl Bus {
         Ok(())
     }
 
+    /// What a power-on or a reset of the whole machine does: every logical unit goes through a
+    /// hard reset (SAM-6, Hard reset), with none of its commands in flight, and says so.
+    pub fn hard_reset(&self) {
+        for unit in self.current().units.iter().flatten() {
+            unit.lun.reset();
+            unit.attention.raise(SenseCode::SCSI_BUS_RESET_OCCURRED);
+        }
+    }
+
     /// The longest READ or WRITE that every logical unit takes, in bytes.
     #[must_use]
     pub fn max_transfer(&self) -> Option<u64> {

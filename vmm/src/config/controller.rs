@@ -3,6 +3,7 @@
 //! This file must not know how a LUN is described.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::claims::{Claim, Claims};
 use super::lun::{self, Initiator};
@@ -10,11 +11,12 @@ use super::machine::Machine;
 use super::problems::{Problems, Refusal};
 use super::tree::{Field, Table};
 use super::{keys, values};
-use crate::spec::ControllerSpec;
+use crate::spec::{ControllerSpec, Transport};
 
 const REQUEST_QUEUES_MAX: u16 = 64;
 const REQUEST_QUEUES_DEFAULT_MAX: u16 = 16;
 const QUEUE_SIZE_DEFAULT: u16 = 256;
+const TMF_TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
 
 /// Reads every `[[controller]]`. Relative paths are relative to `base`.
 pub(super) fn controllers(
@@ -79,6 +81,8 @@ fn controller(
     let luns = lun::luns(luns.or(Vec::new()), &initiator, base, claims, problems);
     let vcpus = u16::from(machine.vcpus.unwrap_or(1));
     Some(ControllerSpec {
+        transport: Transport::default(),
+        tmf_timeout: TMF_TIMEOUT_DEFAULT,
         request_queues: request_queues.or(vcpus.min(REQUEST_QUEUES_DEFAULT_MAX))?,
         queue_size: queue_size.or(QUEUE_SIZE_DEFAULT)?,
         luns: luns?,

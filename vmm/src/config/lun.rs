@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use storage::lun::spec::{Ascii, Backing, Identity, LunSpec, Naa};
+use storage::lun::spec::{Ascii, Backing, Identity, LunSpec, Naa, WriteCache};
 use uuid::Uuid;
 
 use super::claims::{Claim, Claims};
@@ -142,6 +142,12 @@ fn lun(
         backing: Backing::RawImage(image?.path),
         read_only: read_only?,
         rotational: rotational?,
+        shared: false,
+        direct: false,
+        write_cache: WriteCache::Back,
+        discard: true,
+        block_size: None,
+        physical_block_size: None,
         identity: identity?,
     })
 }

@@ -3,17 +3,19 @@
 //! This file must not know of controllers.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::problems::{Problems, Refusal};
 use super::tree::{Field, Table};
 use super::{files, identity, values};
-use crate::spec::{BootSpec, MachineSpec};
+use crate::spec::{BootSpec, MachineSpec, MemoryBacking, OnCrash, OnReboot};
 
 const VCPUS_MAX: u8 = 64;
 const VCPUS_DEFAULT: u8 = 1;
 const MEMORY_DEFAULT: u64 = 512 << 20;
+const STOP_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 const CMDLINE_DEFAULT: &str = "console=ttyS0";
 
 /// What has been read of `[machine]`; nothing where a value is refused.
@@ -69,6 +71,10 @@ impl Machine {
             uuid: self.uuid?,
             vcpus: self.vcpus?,
             memory: self.memory?,
+            memory_backing: MemoryBacking::default(),
+            on_reboot: OnReboot::default(),
+            on_crash: OnCrash::default(),
+            stop_timeout: STOP_TIMEOUT_DEFAULT,
         })
     }
 }

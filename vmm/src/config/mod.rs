@@ -28,7 +28,7 @@ use self::machine::Machine;
 pub(crate) use self::problems::Diagnostics;
 use self::problems::{Problems, Refusal};
 use self::tree::Table;
-use crate::spec::GuestSpec;
+use crate::spec::{GuestSpec, SerialSpec};
 
 /// Reads the guest that the file at `path` describes. The paths in it that are relative are
 /// relative to the file.
@@ -67,5 +67,10 @@ fn guest(root: &DeTable<'_>, path: &Path, problems: &mut Problems<'_>) -> Option
     let boot = machine::boot(&root.table("boot", &keys::BOOT, problems), base, problems);
     let tables = root.tables("controller", &keys::CONTROLLER, problems);
     let controllers = controller::controllers(&tables, &machine, base, problems);
-    Some(GuestSpec { machine: machine.into_spec()?, boot: boot?, controllers: controllers? })
+    Some(GuestSpec {
+        machine: machine.into_spec()?,
+        boot: boot?,
+        serial: SerialSpec::default(),
+        controllers: controllers?,
+    })
 }
