@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arch::layout;
@@ -25,20 +26,26 @@ const PIC_PINS: u32 = 8;
 pub(crate) struct KvmPlatform {
     vm: Arc<VmFd>,
     vectors: Mutex<Vectors>,
+    /// That KVM has no more doorbells was logged.
+    out_of_doorbells: AtomicBool,
 }
 
 /// The MSI vectors handed out, and the messages of those that are routed.
 #[derive(Debug)]
 struct Vectors {
+    /// Below it, all are handed out but those in `free`.
     next: u32,
+    free: Vec<u32>,
     routed: BTreeMap<u32, MsiMessage>,
+    /// KVM still has routes of vectors that were given back.
+    stale: bool,
 }
 
 impl KvmPlatform {
     /// The platform of `vm`, which has its interrupt controllers already.
     pub(crate) fn new(vm: Arc<VmFd>) -> Self {
-        let vectors = Vectors { next: layout::IOAPIC_PINS, routed: BTreeMap::new() };
-        KvmPlatform { vm, vectors: Mutex::new(vectors) }
+        let vectors = Mutex::new(Vectors::new());
+        KvmPlatform { vm, vectors, out_of_doorbells: AtomicBool::new(false) }
     }
 
     /// An event that pulses pin `pin` of the I/O APIC.
@@ -82,10 +89,25 @@ impl Platform for KvmPlatform {
             );
             return Err(io::Error::other(why));
         }
-        let event = self.interrupt(vectors.next)?;
-        let id = vectors.next;
-        vectors.next += 1;
+        if vectors.stale {
+            self.set_routes(&vectors)?;
+            vectors.stale = false;
+        }
+        let id = vectors.free.last().copied().unwrap_or(vectors.next);
+        let event = self.interrupt(id)?;
+        vectors.take(id);
         Ok(MsiVector { id, event })
+    }
+
+    fn free_msi(&self, vector: &MsiVector) {
+        if let Err(error) = self.vm.unregister_irqfd(&vector.event, vector.id) {
+            log::error!("KVM keeps the event of interrupt {}: {error}", vector.id);
+            return;
+        }
+        let mut vectors = self.lock();
+        // The table need not be replaced for a route that nothing uses any more.
+        vectors.stale |= vectors.set(vector.id, None).is_some();
+        vectors.free.push(vector.id);
     }
 
     fn route_msi(&self, id: u32, message: Option<MsiMessage>) -> io::Result<()> {
@@ -95,8 +117,9 @@ impl Platform for KvmPlatform {
             return Ok(());
         }
         let set = self.set_routes(&vectors);
-        if set.is_err() {
-            vectors.set(id, old);
+        match set {
+            Ok(()) => vectors.stale = false,
+            Err(_) => drop(vectors.set(id, old)),
         }
         set
     }
@@ -112,12 +135,14 @@ impl Platform for KvmPlatform {
             Some(value) => self.vm.register_ioevent(event, &place, value),
             None => self.vm.register_ioevent(event, &place, NoDatamatch),
         }
-        .map_err(|errno| match errno.errno() {
-            libc::ENOSPC => explain(
-                &errno.into(),
-                "KVM has no doorbell left: give the machine fewer controllers or queues",
-            ),
-            _ => explain(&errno.into(), "KVM refuses a doorbell"),
+        .map_err(|errno| {
+            if errno.errno() == libc::ENOSPC && !self.out_of_doorbells.swap(true, Relaxed) {
+                log::warn!(
+                    "KVM has no doorbell left, and the queues without one are slower: \
+                     give the machine fewer controllers or queues"
+                );
+            }
+            explain(&errno.into(), "KVM refuses a doorbell")
         })
     }
 
@@ -137,6 +162,18 @@ impl Platform for KvmPlatform {
 }
 
 impl Vectors {
+    fn new() -> Vectors {
+        let next = layout::IOAPIC_PINS;
+        Vectors { next, free: Vec::new(), routed: BTreeMap::new(), stale: false }
+    }
+
+    /// Hands `id` out, which is the last of `free`, or `next`.
+    fn take(&mut self, id: u32) {
+        if self.free.pop().is_none() {
+            self.next = id + 1;
+        }
+    }
+
     /// Routes a vector, or unroutes it; returns how it was routed before.
     fn set(&mut self, id: u32, message: Option<MsiMessage>) -> Option<MsiMessage> {
         match message {
@@ -146,7 +183,7 @@ impl Vectors {
     }
 
     fn allocated(&self) -> usize {
-        (self.next - layout::IOAPIC_PINS) as usize
+        (self.next - layout::IOAPIC_PINS) as usize - self.free.len()
     }
 
     fn table(&self) -> Vec<kvm_irq_routing_entry> {
@@ -211,7 +248,7 @@ mod tests {
     fn every_routed_vector_is_in_the_table() {
         let message = MsiMessage { address: 0x1_fee0_1000, data: 0x4041 };
         let routed = BTreeMap::from([(24, message), (30, message)]);
-        let table = Vectors { next: 31, routed }.table();
+        let table = Vectors { routed, ..Vectors::new() }.table();
         let gsis: Vec<_> = table.iter().skip(40).map(|entry| (entry.gsi, entry.type_)).collect();
         assert_eq!(gsis, [(24, KVM_IRQ_ROUTING_MSI), (30, KVM_IRQ_ROUTING_MSI)]);
         assert_eq!(split(message.address), [0xfee0_1000, 1]);

@@ -53,7 +53,9 @@ pub struct Controller {
     workers: Vec<Worker>,
 }
 
+/// The thread that serves one queue.
 struct Worker {
+    queue: u16,
     thread: JoinHandle<()>,
     stop: EventFd,
 }
@@ -95,9 +97,10 @@ impl Controller {
 
     /// Makes ready whatever serves `active`. The event queue's buffers wait for events.
     fn prepare(&self, active: ActiveQueue, setup: &Activation) -> io::Result<Option<Prepared>> {
+        let queue = active.index;
         let stop = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         let (memory, interrupt) = (&setup.memory, &setup.interrupt);
-        let (name, served): (_, Box<dyn FnOnce() + Send>) = match active.index {
+        let (name, served): (_, Box<dyn FnOnce() + Send>) = match queue {
             EVENT_QUEUE => return Ok(None),
             CONTROL_QUEUE => {
                 let queue = ControlQueue::new(active, memory, interrupt, stop.try_clone()?)?;
@@ -118,12 +121,13 @@ impl Controller {
                 (format!("scsi-req-{lane}"), Box::new(move || queue.run()))
             }
         };
-        Ok(Some(Prepared { name, served, stop }))
+        Ok(Some(Prepared { queue, name, served, stop }))
     }
 }
 
 /// What a worker is spawned from.
 struct Prepared {
+    queue: u16,
     name: String,
     served: Box<dyn FnOnce() + Send>,
     stop: EventFd,
@@ -132,7 +136,7 @@ struct Prepared {
 impl Prepared {
     fn spawn(self) -> io::Result<Worker> {
         let thread = Builder::new().name(self.name).spawn(self.served)?;
-        Ok(Worker { thread, stop: self.stop })
+        Ok(Worker { queue: self.queue, thread, stop: self.stop })
     }
 }
 
@@ -182,7 +186,7 @@ impl VirtioDevice for Controller {
             match prepared.spawn() {
                 Ok(worker) => self.workers.push(worker),
                 Err(error) => {
-                    self.stop();
+                    self.begin_reset();
                     return Err(failed("cannot start a queue's thread")(error));
                 }
             }
@@ -190,31 +194,51 @@ impl VirtioDevice for Controller {
         Ok(())
     }
 
-    fn reset(&mut self) {
-        self.stop();
+    fn stop_queue(&mut self, index: u16) {
+        let of_queue = |worker: &mut Worker| worker.queue == index;
+        for worker in self.workers.extract_if(.., of_queue).collect::<Vec<_>>() {
+            worker.stop(&self.spec.id);
+            worker.join(&self.spec.id);
+        }
+    }
+
+    fn begin_reset(&mut self) {
+        self.workers.iter().for_each(|worker| worker.stop(&self.spec.id));
+    }
+
+    fn reset_done(&mut self) -> bool {
+        let stopped = self.workers.iter().all(|worker| worker.thread.is_finished());
+        if stopped {
+            self.finish_reset();
+        }
+        stopped
+    }
+
+    fn finish_reset(&mut self) {
+        self.workers.drain(..).for_each(|worker| worker.join(&self.spec.id));
         self.sizes = Sizes::DEFAULT;
     }
 }
 
-impl Controller {
-    /// Stops all workers, then waits for each.
-    fn stop(&mut self) {
-        for worker in &self.workers {
-            if let Err(error) = worker.stop.write(1) {
-                log::error!("{}: cannot stop a queue: {error}", self.spec.id);
-            }
+impl Worker {
+    fn stop(&self, controller: &str) {
+        if let Err(error) = self.stop.write(1) {
+            log::error!("{controller}: cannot stop queue {}: {error}", self.queue);
         }
-        for worker in self.workers.drain(..) {
-            if worker.thread.join().is_err() {
-                log::error!("bug: a queue's thread of {} panicked", self.spec.id);
-            }
+    }
+
+    /// Waits for the last of the queue's requests.
+    fn join(self, controller: &str) {
+        if self.thread.join().is_err() {
+            log::error!("bug: {controller}: the thread of queue {} panicked", self.queue);
         }
     }
 }
 
 impl Drop for Controller {
     fn drop(&mut self) {
-        self.stop();
+        self.begin_reset();
+        self.finish_reset();
     }
 }
 
