@@ -95,6 +95,11 @@ impl Host {
         self.controller.activate(activation).unwrap();
     }
 
+    fn reset(&mut self) {
+        self.controller.begin_reset();
+        self.controller.finish_reset();
+    }
+
     fn kick(&self, queue: u16) {
         self.kicks[usize::from(queue)].write(1).unwrap();
     }
@@ -316,7 +321,7 @@ fn task_management_is_refused_and_notifications_are_none() {
 #[test]
 fn a_reset_ends_everything_and_the_device_starts_again() {
     let mut host = Host::new(VERSION_1);
-    host.controller.reset();
+    host.reset();
     let segments = host.place(0, &command(0, &[0; 6]), &[], 0);
     host.request.push_indirect(0, &segments);
     host.kick(REQUEST);
@@ -355,7 +360,7 @@ fn the_driver_may_change_the_sizes_until_reset() {
     let mut config = [0; 36];
     host.controller.read_config(0, &mut config);
     assert_eq!((config[0], config[20], config[24]), (1, 18, 16));
-    host.controller.reset();
+    host.reset();
     host.controller.read_config(0, &mut config);
     assert_eq!((config[20], config[24]), (96, 32));
 }
