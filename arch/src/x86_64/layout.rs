@@ -112,9 +112,8 @@ pub struct MmioSlot {
 /// The places for virtio-mmio devices, in the order in which they are taken: as many as there
 /// are lines.
 pub fn virtio_mmio() -> impl Iterator<Item = MmioSlot> {
-    let windows = (VIRTIO_MMIO.base..).step_by(PAGE as usize);
-    let slot = |(base, irq)| MmioSlot { window: Region { base, size: PAGE }, irq };
-    windows.zip(VIRTIO_MMIO_IRQS).map(slot)
+    let window = |index: u64| Region { base: VIRTIO_MMIO.base + index * PAGE, size: PAGE };
+    (0..).zip(VIRTIO_MMIO_IRQS).map(move |(index, irq)| MmioSlot { window: window(index), irq })
 }
 
 /// The smallest amount of RAM.

@@ -171,6 +171,8 @@ impl Registers for Mmio {
 
     fn map_interrupts(&self) {}
 
+    fn recover(&self) {}
+
     fn events(&self) -> Events {
         if self.pulses() == 0 {
             return Events::default();

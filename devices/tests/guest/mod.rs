@@ -68,8 +68,11 @@ fn probed_in(machine: fn() -> Machine) -> impl Iterator<Item = Guest> {
     })
 }
 
+/// Puts a device in a machine and finds it.
+pub(crate) type Probe = fn(Machine, Box<dyn VirtioDevice>) -> Box<dyn Registers>;
+
 /// The ways to find a device, with an interrupt for each event where there can be many.
-pub(crate) const TRANSPORTS: [fn(Machine, Box<dyn VirtioDevice>) -> Box<dyn Registers>; 2] = [
+pub(crate) const TRANSPORTS: [Probe; 2] = [
     |machine, device| Box::new(Pci::with_interrupts(machine, device)),
     |machine, device| Box::new(Mmio::probe(machine, device)),
 ];

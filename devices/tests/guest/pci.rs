@@ -286,6 +286,12 @@ impl Registers for Pci {
         }
     }
 
+    fn recover(&self) {
+        self.set_pci(BAR0, self.bar);
+        self.set_pci(COMMAND, 0b110u16);
+        self.enable_msix();
+    }
+
     fn events(&self) -> Events {
         let fired = self.machine.platform.interrupts();
         let config = fired.contains(&VECTOR_0);

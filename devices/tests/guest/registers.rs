@@ -83,6 +83,8 @@ pub(crate) trait Registers: Send + Sync {
     fn doorbell(&self, index: u16) -> (u64, Vec<u8>);
     /// Makes every event interrupt.
     fn map_interrupts(&self);
+    /// Puts what is the transport's own back to what it was when the device was found.
+    fn recover(&self);
     /// The interrupts since the last look, acknowledged.
     fn events(&self) -> Events;
 

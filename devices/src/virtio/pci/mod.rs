@@ -135,7 +135,7 @@ impl VirtioPci {
             _ if state.is_resetting() => {}
             [a, b] => self.write_common_word(&mut state, offset, u16::from_le_bytes([a, b])),
             [a, b, c, d] => {
-                write_common_dword(&mut state, offset, u32::from_le_bytes([a, b, c, d]))
+                write_common_dword(&mut state, offset, u32::from_le_bytes([a, b, c, d]));
             }
             _ => {}
         }
