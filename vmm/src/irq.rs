@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arch::layout;
@@ -26,8 +25,6 @@ const PIC_PINS: u32 = 8;
 pub(crate) struct KvmPlatform {
     vm: Arc<VmFd>,
     vectors: Mutex<Vectors>,
-    /// That KVM has no more doorbells was logged.
-    out_of_doorbells: AtomicBool,
 }
 
 /// The MSI vectors handed out, and the messages of those that are routed.
@@ -44,8 +41,7 @@ struct Vectors {
 impl KvmPlatform {
     /// The platform of `vm`, which has its interrupt controllers already.
     pub(crate) fn new(vm: Arc<VmFd>) -> Self {
-        let vectors = Mutex::new(Vectors::new());
-        KvmPlatform { vm, vectors, out_of_doorbells: AtomicBool::new(false) }
+        KvmPlatform { vm, vectors: Mutex::new(Vectors::new()) }
     }
 
     /// An event that pulses pin `pin` of the I/O APIC.
@@ -135,15 +131,7 @@ impl Platform for KvmPlatform {
             Some(value) => self.vm.register_ioevent(event, &place, value),
             None => self.vm.register_ioevent(event, &place, NoDatamatch),
         }
-        .map_err(|errno| {
-            if errno.errno() == libc::ENOSPC && !self.out_of_doorbells.swap(true, Relaxed) {
-                log::warn!(
-                    "KVM has no doorbell left, and the queues without one are slower: \
-                     give the machine fewer controllers or queues"
-                );
-            }
-            explain(&errno.into(), "KVM refuses a doorbell")
-        })
+        .map_err(|errno| explain(&errno.into(), "KVM refuses a doorbell"))
     }
 
     fn remove_doorbell(
@@ -252,5 +240,66 @@ mod tests {
         let gsis: Vec<_> = table.iter().skip(40).map(|entry| (entry.gsi, entry.type_)).collect();
         assert_eq!(gsis, [(24, KVM_IRQ_ROUTING_MSI), (30, KVM_IRQ_ROUTING_MSI)]);
         assert_eq!(split(message.address), [0xfee0_1000, 1]);
+    }
+    /// A platform with interrupt controllers; `None` where there is no KVM.
+    fn platform() -> Option<KvmPlatform> {
+        if !::tests::kvm::is_there() {
+            return None;
+        }
+        crate::limits::raise_open_files().unwrap();
+        let vm = kvm_ioctls::Kvm::new().unwrap().create_vm().unwrap();
+        vm.create_irq_chip().unwrap();
+        Some(KvmPlatform::new(Arc::new(vm)))
+    }
+
+    #[test]
+    fn a_vector_that_was_given_back_is_free_and_has_no_route() {
+        let Some(platform) = platform() else { return };
+        let message = MsiMessage { address: 0xfee0_0000, data: 0x41 };
+        let vectors: Vec<_> = (0..3).map(|_| platform.allocate_msi().unwrap()).collect();
+        for vector in &vectors {
+            platform.route_msi(vector.id, Some(message)).unwrap();
+        }
+        platform.free_msi(&vectors[1]);
+        // KVM takes an event once.
+        platform.vm.register_irqfd(&vectors[1].event, vectors[1].id).unwrap();
+        platform.vm.unregister_irqfd(&vectors[1].event, vectors[1].id).unwrap();
+        let again = platform.allocate_msi().unwrap();
+        assert_eq!(again.id, vectors[1].id);
+        let routed: Vec<u32> = platform.lock().routed.keys().copied().collect();
+        assert_eq!((routed, platform.lock().stale), (vec![vectors[0].id, vectors[2].id], false));
+        assert_eq!(platform.allocate_msi().unwrap().id, vectors[2].id + 1);
+    }
+
+    #[test]
+    fn interrupt_routes_end_with_a_clear_error() {
+        let Some(platform) = platform() else { return };
+        let mut vectors = Vec::new();
+        let error = loop {
+            match platform.allocate_msi() {
+                Ok(vector) => vectors.push(vector),
+                Err(error) => break error.to_string(),
+            }
+        };
+        assert_eq!(vectors.len(), 4056);
+        assert!(error.contains("no interrupt route left after 4056 MSI vectors: give"), "{error}");
+        let last = vectors.pop().unwrap();
+        platform.route_msi(last.id, Some(MsiMessage::default())).unwrap();
+        platform.free_msi(&last);
+        platform.allocate_msi().unwrap();
+    }
+
+    #[test]
+    fn there_are_doorbells_for_any_number_of_queues() {
+        let Some(platform) = platform() else { return };
+        let event = EventFd::new(EFD_NONBLOCK).unwrap();
+        let (address, other) = (layout::VIRTIO_MMIO.base, EventFd::new(EFD_NONBLOCK).unwrap());
+        for value in 0..2000 {
+            platform.add_doorbell(address, Some(value), &event).unwrap();
+        }
+        assert!(platform.add_doorbell(address, Some(7), &other).is_err());
+        assert!(platform.remove_doorbell(address, Some(7), &other).is_err());
+        platform.remove_doorbell(address, Some(7), &event).unwrap();
+        platform.add_doorbell(address, Some(7), &other).unwrap();
     }
 }

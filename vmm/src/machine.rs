@@ -452,4 +452,47 @@ mod tests {
     fn a_machine_that_never_started_goes_quietly() {
         drop(machine(&SPIN, 2));
     }
+    /// A window whose registers read as their own address.
+    struct Window(u64);
+
+    impl BusDevice for Window {
+        fn read(&self, offset: u64, data: &mut [u8]) {
+            let bytes = (self.0 + offset).to_le_bytes();
+            data.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+        }
+
+        fn write(&self, _: u64, _: &[u8]) {}
+    }
+
+    #[test]
+    fn a_guest_reaches_the_windows_of_virtio_mmio_devices() {
+        // mov esi, window; mov eax, [rsi + 100h]; shr eax, 8; mov dx, COM1; out dx, al
+        let mut code = Vec::new();
+        for slot in layout::virtio_mmio().take(2) {
+            code.push(0xbe);
+            code.extend(u32::try_from(slot.window.base).unwrap().to_le_bytes());
+            code.extend([0x8b, 0x86, 0x00, 0x01, 0x00, 0x00, 0xc1, 0xe8, 0x08]);
+            code.extend([0x66, 0xba, 0xf8, 0x03, 0xee]);
+        }
+        code.extend(SPIN);
+        let Some((mut machine, bytes)) = machine(&code, 1) else { return };
+        for _ in 0..2 {
+            machine.add_mmio(|base, _| Ok::<_, MachineError>(Window(base))).unwrap();
+        }
+        machine.start().unwrap();
+        let seen = [(); 2].map(|()| bytes.recv_timeout(LIMIT).unwrap());
+        assert_eq!(seen, [0x01, 0x11]);
+    }
+
+    #[test]
+    fn there_is_a_virtio_mmio_device_for_each_free_line_and_no_more() {
+        let Some((machine, _bytes)) = machine(&SPIN, 1) else { return };
+        let add = || machine.add_mmio(|base, _| Ok::<_, MachineError>(Window(base)));
+        for _ in layout::VIRTIO_MMIO_IRQS {
+            add().unwrap();
+        }
+        let error = add().unwrap_err();
+        assert!(error.is_configuration());
+        assert!(error.to_string().starts_with("14 controllers can have transport"), "{error}");
+    }
 }
