@@ -2,14 +2,14 @@
 //! panic nor hang, and serve an honest driver after a reset.
 
 mod guest;
-mod host;
+mod hba;
 mod ring;
 
 use guest::TRANSPORTS;
 use guest::device::{EVENT_IDX, VERSION_1};
 use guest::machine::MEMORY_SIZE;
 use guest::registers::{RUNNING, Registers};
-use host::Host;
+use hba::Host;
 use proptest::prelude::*;
 use ring::RING_LEN;
 

@@ -3,7 +3,7 @@
 //! `DEVICE_NEEDS_RESET`; and after a reset the controller serves an honest driver.
 
 mod guest;
-mod host;
+mod hba;
 mod ring;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,7 @@ use guest::device::EVENT_IDX;
 use guest::machine::MEMORY_SIZE;
 use guest::registers::{DRIVER_OK, Events, RUNNING};
 use guest::{TRANSPORTS, machine};
-use host::{DATA, End, HEADER, HEADER_LEN, Host, QUEUE_SIZE, REQUEST, RESPONSE, RESPONSE_LEN};
+use hba::{DATA, End, HEADER, HEADER_LEN, Host, QUEUE_SIZE, REQUEST, RESPONSE, RESPONSE_LEN};
 use ring::{RING_LEN, Ring, Segment, command, readable, transfer_10, writable};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -400,7 +400,7 @@ fn a_disabled_queue_is_not_touched_and_the_others_go_on() {
     // A request of an unknown type, on the control queue.
     host.put(HEADER, &[9, 0, 0, 0]);
     host.control.push(0, &[readable(HEADER, 4), writable(RESPONSE, 1)]);
-    host.registers.notify(host::CONTROL);
+    host.registers.notify(hba::CONTROL);
     let start = std::time::Instant::now();
     while host.control.pop_used().is_none() {
         assert!(start.elapsed() < guest::registers::LIMIT, "the control queue hangs");
