@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use common::{Initiator, transfer_16};
 use proptest::prelude::*;
-use storage::backend::{Backend, Geometry, Medium, Memory, RawFile};
+use storage::backend::{Backend, Geometry, Medium, Memory, Options, RawFile};
 use storage::buffer::DataBuf;
 use storage::engine::{IoContext, Pool};
 use storage::lun::LogicalUnit;
@@ -37,7 +37,7 @@ fn engines() -> Vec<(&'static str, IoContext)> {
 fn image() -> (tempfile::NamedTempFile, Disk) {
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(BLOCKS * BLOCK as u64).unwrap();
-    let backend = RawFile::open(file.path(), false, BLOCK as u32).unwrap();
+    let backend = RawFile::open(file.path(), &Options::default()).unwrap();
     (file, Disk::new(Medium::new("test", Box::new(backend)), &disk_spec()))
 }
 

@@ -11,12 +11,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::buffer::DataBuf;
 
+mod block;
+mod descriptor;
+mod direct;
 mod file;
+mod lock;
 mod memory;
+mod open;
+mod queue;
+mod sys;
 
-pub(crate) use file::MAX_SEGMENTS;
-pub use file::{OpenError, RawFile};
+pub use block::BlockDevice;
+pub use file::RawFile;
+pub use lock::Holder;
 pub use memory::Memory;
+pub use open::{Kind, OpenError, Options};
+pub(crate) use sys::MAX_SEGMENTS;
 
 /// Size of a medium.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +35,15 @@ pub struct Geometry {
     pub blocks: u64,
     /// Bytes of a logical block.
     pub block_size: u32,
+}
+
+/// How a medium's logical blocks lie on its physical ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Topology {
+    /// Bytes of a physical block, a power of two and not less than a logical block.
+    pub physical_block_size: u32,
+    /// Where the first physical block begins that begins with a logical one, in bytes.
+    pub alignment_offset: u32,
 }
 
 /// How a medium gives space back.
@@ -49,12 +68,32 @@ pub struct Alignment {
 impl Alignment {
     /// None.
     pub const NONE: Alignment = Alignment { offset: 1, memory: 1 };
+
+    /// Whether each segment of `data` begins and ends where it has to.
+    pub(crate) fn admits(self, data: &DataBuf) -> bool {
+        self == Alignment::NONE
+            || data.iovecs().iter().all(|segment| {
+                segment.iov_base.addr().is_multiple_of(self.memory as usize)
+                    && segment.iov_len.is_multiple_of(self.offset as usize)
+            })
+    }
+
+    /// Whether nothing can follow a transfer that moved `moved` bytes and was to move more: the
+    /// file ended.
+    pub(crate) fn ends_after(self, moved: usize) -> bool {
+        moved == 0 || !moved.is_multiple_of(self.offset as usize)
+    }
 }
 
 /// The data of one logical unit.
 pub trait Backend: fmt::Debug + Send + Sync {
     /// How large it is.
     fn geometry(&self) -> Geometry;
+
+    /// How its blocks lie on what carries them.
+    fn topology(&self) -> Topology {
+        Topology { physical_block_size: self.geometry().block_size, alignment_offset: 0 }
+    }
 
     /// Fills `data` from `offset`, and advances it past what was read.
     ///

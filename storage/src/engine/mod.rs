@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::backend::Medium;
+use crate::backend::{Alignment, Medium};
 use crate::lun::Submitted;
 use crate::task::{Answer, Task};
 
@@ -191,6 +191,11 @@ impl Transfer {
         }
         let resid = self.resid.saturating_add(self.task.buffer_len());
         self.task.answer(outcome::response(self.io, result, resid))
+    }
+
+    /// Whether its memory is where `alignment` wants it.
+    fn is_admitted_by(&self, alignment: Alignment) -> bool {
+        alignment.admits(&self.task.data_in) && alignment.admits(&self.task.data_out)
     }
 
     /// Whether it ends with a flush. That is a step of its own, because only its failure means

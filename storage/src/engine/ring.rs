@@ -15,7 +15,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{BlockIo, Transfer, Wakeups};
-use crate::backend::{MAX_SEGMENTS, Medium};
+use crate::backend::{Alignment, MAX_SEGMENTS, Medium};
 use crate::buffer::DataBuf;
 use crate::task::Answer;
 
@@ -26,6 +26,7 @@ const WATCH: u64 = 1 << 63;
 struct Op {
     transfer: Transfer,
     fd: RawFd,
+    alignment: Alignment,
     step: Step,
     /// There if it ends with a flush.
     medium: Option<Arc<Medium>>,
@@ -81,6 +82,11 @@ impl Ring {
         let Some(fd) = medium.backend().raw_fd().map(|fd| fd.as_raw_fd()) else {
             return Err(transfer);
         };
+        let alignment = medium.backend().alignment();
+        if !transfer.is_admitted_by(alignment) {
+            // The backend copies, which would keep this thread.
+            return Err(transfer);
+        }
         let step = match transfer.io {
             // It begins with a flush: a pool's thread is simpler, and FUA reads are rare.
             BlockIo::Read { fua: true, .. } => return Err(transfer),
@@ -89,7 +95,7 @@ impl Ring {
         };
         let Some(index) = self.free.pop() else { return Err(transfer) };
         let medium = transfer.ends_with_flush().then(|| Arc::clone(medium));
-        let op = Op { transfer, fd, step, medium };
+        let op = Op { transfer, fd, alignment, step, medium };
         let entry = op.entry().user_data(index as u64);
         match self.push(&entry) {
             Ok(()) => {
@@ -218,7 +224,9 @@ impl Op {
         match (data.is_empty(), moved) {
             (true, _) if self.transfer.ends_with_flush() => self.step = Step::Flush,
             (true, _) => return Progress::Done(Ok(())),
-            (false, 0) => return Progress::Done(Err(end.into())),
+            (false, _) if self.alignment.ends_after(moved as usize) => {
+                return Progress::Done(Err(end.into()));
+            }
             (false, _) => self.step = Step::Move(offset + u64::from(moved)),
         }
         Progress::Again
