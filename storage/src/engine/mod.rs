@@ -12,7 +12,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::backend::{Alignment, Medium};
 use crate::lun::Submitted;
-use crate::task::{Answer, Task};
+use crate::task::{Answer, Response, ServiceResponse, Task};
 
 mod outcome;
 mod poller;
@@ -131,6 +131,15 @@ impl IoContext {
         }
     }
 
+    /// Ends what it can of aborted tasks; they are answered like all others, the rest of them when
+    /// they end by themselves.
+    pub(crate) fn cancel_aborted(&mut self) {
+        if let Engine::Ring(ring) = &mut self.engine {
+            ring.cancel_aborted();
+        }
+        self.pool.cancel_aborted();
+    }
+
     /// Starts `io`, for which `task` is answered. `resid` counts the bytes of the task's buffers
     /// that were cut off before.
     pub(crate) fn start(
@@ -196,6 +205,11 @@ impl Transfer {
     /// Whether its memory is where `alignment` wants it.
     fn is_admitted_by(&self, alignment: Alignment) -> bool {
         alignment.admits(&self.task.data_in) && alignment.admits(&self.task.data_out)
+    }
+
+    /// Ends it without a byte moved.
+    fn cancel(self) -> Answer {
+        self.task.answer(Response::Failed(ServiceResponse::Aborted))
     }
 
     /// Whether it ends with a flush. That is a step of its own, because only its failure means
