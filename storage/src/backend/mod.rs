@@ -7,7 +7,6 @@
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::buffer::DataBuf;
 
@@ -16,6 +15,7 @@ mod descriptor;
 mod direct;
 mod file;
 mod lock;
+mod medium;
 mod memory;
 mod open;
 mod queue;
@@ -24,6 +24,8 @@ mod sys;
 pub use block::BlockDevice;
 pub use file::RawFile;
 pub use lock::Holder;
+pub(crate) use medium::FlushTurn;
+pub use medium::Medium;
 pub use memory::Memory;
 pub use open::{Kind, OpenError, Options};
 pub(crate) use sys::MAX_SEGMENTS;
@@ -145,60 +147,6 @@ pub trait Backend: fmt::Debug + Send + Sync {
 
     /// A descriptor on which the same offsets mean the same bytes, for a ring to use directly.
     fn raw_fd(&self) -> Option<BorrowedFd<'_>>;
-}
-
-/// A backend, and whether what it acknowledged can still be made stable.
-///
-/// Linux reports a failed write-back once and then forgets the pages, so a second fdatasync that
-/// succeeds proves nothing: after the first failure the medium takes no writes until it is opened
-/// again.
-#[derive(Debug)]
-pub struct Medium {
-    name: String,
-    backend: Box<dyn Backend>,
-    lost_writes: AtomicBool,
-}
-
-impl Medium {
-    /// A medium that has lost nothing yet; `name` tells it apart in logs.
-    #[must_use]
-    pub fn new(name: impl Into<String>, backend: Box<dyn Backend>) -> Medium {
-        Medium { name: name.into(), backend, lost_writes: AtomicBool::new(false) }
-    }
-
-    /// Its name in logs.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// What carries the data.
-    #[must_use]
-    pub fn backend(&self) -> &dyn Backend {
-        self.backend.as_ref()
-    }
-
-    /// Makes everything stable that was written before.
-    ///
-    /// # Errors
-    /// What the host says; unless it was short of something and tried nothing, writes are lost.
-    pub fn flush(&self) -> io::Result<()> {
-        self.note_flush(self.backend.flush())
-    }
-
-    /// Takes note of how a flush ended.
-    pub(crate) fn note_flush(&self, result: io::Result<()>) -> io::Result<()> {
-        if result.as_ref().is_err_and(|error| !is_shortage(error)) {
-            self.lost_writes.store(true, Ordering::Relaxed);
-        }
-        result
-    }
-
-    /// Whether a flush failed.
-    #[must_use]
-    pub fn has_lost_writes(&self) -> bool {
-        self.lost_writes.load(Ordering::Relaxed)
-    }
 }
 
 /// Whether the host did nothing, being short of something for now or told to stop.
