@@ -32,6 +32,15 @@ impl<R: ?Sized> Deref for Guest<R> {
     }
 }
 
+impl<R: ?Sized> Drop for Guest<R> {
+    fn drop(&mut self) {
+        // What goes with it waits for the device, also after a failed assertion.
+        if std::thread::panicking() {
+            self.device.unstall();
+        }
+    }
+}
+
 impl Guest<Pci> {
     pub(crate) fn registers_mut(&mut self) -> &mut Pci {
         &mut self.registers

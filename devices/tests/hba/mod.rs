@@ -125,7 +125,12 @@ impl Host {
         let memory = Memory::new(Geometry { blocks: 2048, block_size: 512 });
         let medium = Medium::new("test", Box::new(Stallable(memory, stall.clone())));
         bus.attach(0, 0, Arc::new(Disk::new(medium, &disk_spec()))).unwrap();
-        let spec = ControllerSpec { id: "scsi0".into(), request_queues: 1, queue_size: QUEUE_SIZE };
+        let spec = ControllerSpec {
+            id: "scsi0".into(),
+            request_queues: 1,
+            queue_size: QUEUE_SIZE,
+            tmf_timeout: LIMIT,
+        };
         let controller = Controller::new(spec, bus, Pool::new(2));
         let registers = probe(Machine::new(Mechanism::Ecam), Box::new(controller));
         eprintln!("over {}", registers.transport());
@@ -227,15 +232,20 @@ impl Host {
         self.stall.wait_for(1);
     }
 
-    /// After a reset, the device serves an honest driver as if nothing had been.
-    pub(crate) fn works_again(&mut self) {
-        self.start(0);
-        // Unit attentions of whatever was.
+    /// Resets the device, starts it, and takes what it has to tell of the past.
+    pub(crate) fn restart(&mut self, features: u64) {
+        self.start(features);
         for _ in 0..8 {
             if self.run(&[0; 6], &[], 0) == (0, 0) {
-                break;
+                return;
             }
         }
+        panic!("the disk does not come to be ready");
+    }
+
+    /// After a reset, the device serves an honest driver as if nothing had been.
+    pub(crate) fn works_again(&mut self) {
+        self.restart(0);
         let data: Vec<u8> = (0..=255).cycle().skip(7).take(1024).collect();
         self.write(100, &data);
         self.put(DATA, &[0; 1024]);

@@ -47,12 +47,24 @@ impl Pool {
         }
         if jobs.threads.is_empty() {
             drop(jobs);
-            return Submitted::Done(transfer.carry_out(&medium));
+            return Submitted::Done(transfer.carry_out_here(&medium));
         }
         jobs.waiting.push_back((transfer, medium));
         drop(jobs);
         self.jobs.work.notify_one();
         Submitted::Pending
+    }
+
+    /// Answers aborted tasks that no thread has begun with.
+    pub(super) fn cancel_aborted(&self) {
+        let mut jobs = self.jobs.lock();
+        let (aborted, waiting): (VecDeque<Job>, _) =
+            jobs.waiting.drain(..).partition(|(transfer, _)| transfer.task.is_aborted());
+        jobs.waiting = waiting;
+        drop(jobs);
+        for (transfer, _) in aborted {
+            transfer.cancel().deliver();
+        }
     }
 
     fn spawn(&self, jobs: &mut Jobs) {

@@ -63,3 +63,28 @@ impl Transport for MmioInterrupt {
         self.acknowledge(u32::MAX);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn an_event_is_there_before_its_edge() {
+        // A write to a full event blocks until the event is read.
+        let line = EventFd::new(0).unwrap();
+        line.write(u64::MAX - 1).unwrap();
+        let interrupt = MmioInterrupt::new(line.try_clone().unwrap());
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            scope.spawn(|| interrupt.config());
+            while interrupt.status() == 0 && start.elapsed() < Duration::from_secs(20) {
+                std::thread::yield_now();
+            }
+            let seen = interrupt.status();
+            line.read().unwrap();
+            assert_eq!(seen, CONFIG);
+        });
+        assert_eq!(line.read().unwrap(), 1);
+    }
+}

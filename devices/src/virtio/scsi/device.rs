@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use storage::engine::{IoContext, Pool};
 use storage::target::Bus;
@@ -12,18 +13,19 @@ use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::bindings::virtio_ring::{
     VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
 };
+use virtio_bindings::virtio_scsi::{VIRTIO_SCSI_F_CHANGE, VIRTIO_SCSI_F_HOTPLUG};
 use virtio_queue::QueueT;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::control::ControlQueue;
+use super::control::{self, ControlThread};
+use super::notices::Notices;
 use super::queue::{RequestQueue, Setup};
 use super::wire::Sizes;
 use crate::bus::read_bytes;
+use crate::interrupt::Interrupt;
 use crate::virtio::{ActivateError, Activation, ActiveQueue, DeviceType, VirtioDevice};
 
-/// The queue numbers (virtio 1.2, 5.6.2); request queues follow.
-const CONTROL_QUEUE: u16 = 0;
-const EVENT_QUEUE: u16 = 1;
+/// The control queue is 0, the event queue 1, request queues follow (virtio 1.2, 5.6.2).
 const FIRST_REQUEST_QUEUE: u16 = 2;
 
 /// Segments of data in one request, where the queue is long enough.
@@ -41,6 +43,8 @@ pub struct ControllerSpec {
     pub request_queues: u16,
     /// Size of each queue, a power of two.
     pub queue_size: u16,
+    /// How long a task management function may wait for the commands that it names.
+    pub tmf_timeout: Duration,
 }
 
 /// A virtio-scsi controller.
@@ -53,9 +57,10 @@ pub struct Controller {
     workers: Vec<Worker>,
 }
 
-/// The thread that serves one queue.
+/// A thread that serves queues.
 struct Worker {
-    queue: u16,
+    queues: Vec<u16>,
+    driver: Arc<dyn Interrupt>,
     thread: JoinHandle<()>,
     stop: EventFd,
 }
@@ -95,39 +100,83 @@ impl Controller {
         config
     }
 
-    /// Makes ready whatever serves `active`. The event queue's buffers wait for events.
-    fn prepare(&self, active: ActiveQueue, setup: &Activation) -> io::Result<Option<Prepared>> {
-        let queue = active.index;
-        let stop = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
-        let (memory, interrupt) = (&setup.memory, &setup.interrupt);
-        let (name, served): (_, Box<dyn FnOnce() + Send>) = match queue {
-            EVENT_QUEUE => return Ok(None),
-            CONTROL_QUEUE => {
-                let queue = ControlQueue::new(active, memory, interrupt, stop.try_clone()?)?;
-                ("scsi-ctl".into(), Box::new(move || queue.run()))
+    /// Makes ready whatever serves the queues.
+    fn prepare(&self, mut setup: Activation) -> io::Result<Vec<Prepared>> {
+        let queues = std::mem::take(&mut setup.queues).into_iter();
+        let (mut requests, mut others) = (Vec::new(), [None, None]);
+        for active in queues {
+            match others.get_mut(usize::from(active.index)) {
+                Some(slot) => *slot = Some(active),
+                None => requests.push(self.request_queue(active, &setup)?),
             }
-            index => {
-                let lane = index - FIRST_REQUEST_QUEUE;
-                let queue = RequestQueue::new(Setup {
-                    io: IoContext::new(active.queue.size(), Arc::clone(&self.pool))?,
-                    active,
-                    lane,
-                    bus: Arc::clone(&self.bus),
-                    memory: Arc::clone(memory),
-                    interrupt: Arc::clone(interrupt),
-                    sizes: self.sizes,
-                    stop: stop.try_clone()?,
-                })?;
-                (format!("scsi-req-{lane}"), Box::new(move || queue.run()))
-            }
-        };
-        Ok(Some(Prepared { queue, name, served, stop }))
+        }
+        if others.iter().any(Option::is_some) {
+            requests.push(self.control_thread(others, &setup)?);
+        }
+        Ok(requests)
     }
+
+    fn control_thread(
+        &self,
+        [control, events]: [Option<ActiveQueue>; FIRST_REQUEST_QUEUE as usize],
+        setup: &Activation,
+    ) -> io::Result<Prepared> {
+        let stop = stop_event()?;
+        let queues = [&control, &events].into_iter().flatten().map(|active| active.index).collect();
+        let notices = Arc::new(Notices::new()?);
+        let served = ControlThread::new(control::Setup {
+            control,
+            events,
+            bus: Arc::clone(&self.bus),
+            memory: Arc::clone(&setup.memory),
+            interrupt: Arc::clone(&setup.interrupt),
+            features: setup.features,
+            tmf_timeout: self.spec.tmf_timeout,
+            notices: Arc::clone(&notices),
+            stop: stop.try_clone()?,
+        })?;
+        self.bus.listen(Some(notices));
+        Ok(Prepared {
+            queues,
+            driver: Arc::clone(&setup.interrupt),
+            name: "scsi-ctl".into(),
+            served: Box::new(move || served.run()),
+            stop,
+        })
+    }
+
+    fn request_queue(&self, active: ActiveQueue, setup: &Activation) -> io::Result<Prepared> {
+        let stop = stop_event()?;
+        let queues = vec![active.index];
+        let lane = active.index - FIRST_REQUEST_QUEUE;
+        let served = RequestQueue::new(Setup {
+            io: IoContext::new(active.queue.size(), Arc::clone(&self.pool))?,
+            active,
+            lane,
+            bus: Arc::clone(&self.bus),
+            memory: Arc::clone(&setup.memory),
+            interrupt: Arc::clone(&setup.interrupt),
+            sizes: self.sizes,
+            stop: stop.try_clone()?,
+        })?;
+        Ok(Prepared {
+            queues,
+            driver: Arc::clone(&setup.interrupt),
+            name: format!("scsi-req-{lane}"),
+            served: Box::new(move || served.run()),
+            stop,
+        })
+    }
+}
+
+fn stop_event() -> io::Result<EventFd> {
+    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
 }
 
 /// What a worker is spawned from.
 struct Prepared {
-    queue: u16,
+    queues: Vec<u16>,
+    driver: Arc<dyn Interrupt>,
     name: String,
     served: Box<dyn FnOnce() + Send>,
     stop: EventFd,
@@ -136,7 +185,7 @@ struct Prepared {
 impl Prepared {
     fn spawn(self) -> io::Result<Worker> {
         let thread = Builder::new().name(self.name).spawn(self.served)?;
-        Ok(Worker { queue: self.queue, thread, stop: self.stop })
+        Ok(Worker { queues: self.queues, driver: self.driver, thread, stop: self.stop })
     }
 }
 
@@ -153,7 +202,11 @@ impl VirtioDevice for Controller {
     }
 
     fn features(&self) -> u64 {
-        1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_INDIRECT_DESC | 1 << VIRTIO_RING_F_EVENT_IDX
+        1 << VIRTIO_F_VERSION_1
+            | 1 << VIRTIO_RING_F_INDIRECT_DESC
+            | 1 << VIRTIO_RING_F_EVENT_IDX
+            | 1 << VIRTIO_SCSI_F_HOTPLUG
+            | 1 << VIRTIO_SCSI_F_CHANGE
     }
 
     fn queue_sizes(&self) -> Vec<u16> {
@@ -175,13 +228,9 @@ impl VirtioDevice for Controller {
         }
     }
 
-    fn activate(&mut self, mut activation: Activation) -> Result<(), ActivateError> {
+    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         let failed = |what| move |source| ActivateError { what, source };
-        let mut prepared = Vec::new();
-        for active in std::mem::take(&mut activation.queues) {
-            let queue = self.prepare(active, &activation);
-            prepared.extend(queue.map_err(failed("cannot set up a queue"))?);
-        }
+        let prepared = self.prepare(activation).map_err(failed("cannot set up a queue"))?;
         for prepared in prepared {
             match prepared.spawn() {
                 Ok(worker) => self.workers.push(worker),
@@ -194,15 +243,21 @@ impl VirtioDevice for Controller {
         Ok(())
     }
 
+    /// The control and event queues have one thread: a driver that disables one of them has to
+    /// reset the device for the other.
     fn stop_queue(&mut self, index: u16) {
-        let of_queue = |worker: &mut Worker| worker.queue == index;
-        for worker in self.workers.extract_if(.., of_queue).collect::<Vec<_>>() {
+        let serves = |worker: &mut Worker| worker.queues.contains(&index);
+        for worker in self.workers.extract_if(.., serves).collect::<Vec<_>>() {
             worker.stop(&self.spec.id);
+            if worker.queues.len() > 1 {
+                worker.driver.needs_reset();
+            }
             worker.join(&self.spec.id);
         }
     }
 
     fn begin_reset(&mut self) {
+        self.bus.listen(None);
         self.workers.iter().for_each(|worker| worker.stop(&self.spec.id));
     }
 
@@ -215,22 +270,27 @@ impl VirtioDevice for Controller {
     }
 
     fn finish_reset(&mut self) {
+        let worked = !self.workers.is_empty();
         self.workers.drain(..).for_each(|worker| worker.join(&self.spec.id));
         self.sizes = Sizes::DEFAULT;
+        // For the next driver: no command of the last one is left to be told.
+        if worked {
+            self.bus.nexus_loss();
+        }
     }
 }
 
 impl Worker {
     fn stop(&self, controller: &str) {
         if let Err(error) = self.stop.write(1) {
-            log::error!("{controller}: cannot stop queue {}: {error}", self.queue);
+            log::error!("{controller}: cannot stop queues {:?}: {error}", self.queues);
         }
     }
 
-    /// Waits for the last of the queue's requests.
+    /// Waits for the last request.
     fn join(self, controller: &str) {
         if self.thread.join().is_err() {
-            log::error!("bug: {controller}: the thread of queue {} panicked", self.queue);
+            log::error!("bug: {controller}: the thread of queues {:?} panicked", self.queues);
         }
     }
 }
