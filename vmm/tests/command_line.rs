@@ -202,7 +202,10 @@ fn as_nobody(command: &mut Command) -> bool {
 /// A copy of the program where everybody can run it.
 fn public_program(folder: &Folder) -> Command {
     let program = folder.path("vmm");
-    fs::copy(env!("CARGO_BIN_EXE_vmm"), &program).unwrap();
+    // Not by this process: a child of another test could hold the file open for writing, and then
+    // it cannot be run.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_vmm")).arg(&program).status();
+    assert!(copied.unwrap().success());
     Command::new(program)
 }
 
