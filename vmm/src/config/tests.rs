@@ -1,6 +1,8 @@
 //! Whole files: what they yield, and what is said about those that are no configuration.
 
+mod anything;
 mod controllers;
+mod examples;
 mod hosts;
 mod refusals;
 
