@@ -248,6 +248,42 @@ fn syntax() {
 }
 
 #[test]
+fn dotted_keys_and_inline_tables_have_their_places() {
+    each_has_one_problem(&[
+        (
+            "machine.vcpus = 0\n{BOOT}{LUN}",
+            "1:17: machine.vcpus = 0: out of range; write an integer from 1 to 64",
+        ),
+        (
+            "machine.cpus = 1\n{BOOT}{LUN}",
+            "1:9: unknown key \"cpus\" in [machine]: it would have no effect; did you mean \
+             \"vcpus\"?",
+        ),
+        (
+            "# é\nboot.initramfs = 'initramfs'\n{LUN}",
+            "2:1: boot.kernel: missing; add the path of a bzImage",
+        ),
+        (
+            "boot = { cmdline = 'x' }\n{LUN}",
+            "1:8: boot.kernel: missing; add the path of a bzImage",
+        ),
+        (
+            "controller = [{ lun = [{ image = 'a.raw' }, { }] }]\n{BOOT}",
+            "1:45: [[controller.lun]]: nothing holds its data; add image or block",
+        ),
+        (
+            "controller = [{ lun = [{ image = 'a.raw', lum = 1 }] }]\n{BOOT}",
+            "1:43: unknown key \"lum\" in [[controller.lun]]: it would have no effect; did you \
+             mean \"lun\"?",
+        ),
+        (
+            "{BOOT}[[controller]]\nlun = [{image = 'a.raw', rotational.x = true}]",
+            "4:26: controller.lun.rotational = {…}: not a boolean; write true or false",
+        ),
+    ]);
+}
+
+#[test]
 fn a_stem_that_is_no_name_asks_for_one() {
     let fixture = Fixture::new();
     let path = fixture.path("my guest.toml");
