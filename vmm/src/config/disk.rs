@@ -11,7 +11,7 @@ use super::files::{self, Medium};
 use super::problems::{Problems, Refusal};
 use super::tree::{Field, Placed, Table};
 use super::values::Sharing;
-use super::{identity, keys, values};
+use super::{identity, keys, remote, values};
 
 const WRITE_CACHES: [(&str, WriteCache); 2] =
     [("back", WriteCache::Back), ("through", WriteCache::Through)];
@@ -31,6 +31,7 @@ pub(super) fn spec(
     let medium = medium(table, options.read_only.unwrap_or(true), base, problems);
     if let Some((key, medium)) = &medium {
         options.blocks.fit(key, medium, problems);
+        check_sharing(options.sharing, key, medium, problems);
     }
     let wwn = wwn(table, derived, options.sharing, problems);
     let identity = identity_of(table, wwn, problems);
@@ -149,6 +150,22 @@ impl Blocks {
         let why = format!("the {size} bytes of {whose} are not a multiple of {bytes}");
         let remedy = format!("extend it, as with truncate -s %{bytes} {path}");
         problems.report(block.at, what, &Refusal::new(why, remedy));
+    }
+}
+
+/// Reports a medium that is to be shared, and that hosts can reach who would not know.
+fn check_sharing(
+    sharing: Option<Placed<Sharing>>,
+    key: &str,
+    medium: &Placed<Medium>,
+    problems: &mut Problems<'_>,
+) {
+    let Some(Placed { at, value: Sharing::Local }) = sharing else { return };
+    if let Some(way) = remote::reach(&medium.value.path, medium.value.id) {
+        let line = problems.line(medium.at);
+        let why = format!("other hosts may reach the {key} at line {line} by {way}");
+        let remedy = "write \"this-host-only\" if none does";
+        problems.report(at, "controller.lun.shared", &Refusal::new(why, remedy));
     }
 }
 

@@ -20,6 +20,7 @@ mod keys;
 mod lun;
 mod machine;
 mod problems;
+mod remote;
 #[cfg(test)]
 mod tests;
 mod tree;

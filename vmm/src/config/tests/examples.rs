@@ -34,7 +34,7 @@ fn paths(text: &str) -> Vec<PathBuf> {
     let boot = root["boot"].get_ref().as_table().unwrap();
     let mut paths: Vec<_> =
         ["kernel", "initramfs"].iter().filter_map(|key| boot.get(*key)).collect();
-    for controller in root["controller"].get_ref().as_array().unwrap().iter() {
+    for controller in root["controller"].get_ref().as_array().unwrap() {
         let luns = controller.get_ref().as_table().unwrap()["lun"].get_ref().as_array().unwrap();
         paths.extend(luns.iter().map(|lun| &lun.get_ref().as_table().unwrap()["image"]));
     }

@@ -263,10 +263,7 @@ fn dotted_keys_and_inline_tables_have_their_places() {
             "# é\nboot.initramfs = 'initramfs'\n{LUN}",
             "2:1: boot.kernel: missing; add the path of a bzImage",
         ),
-        (
-            "boot = { cmdline = 'x' }\n{LUN}",
-            "1:8: boot.kernel: missing; add the path of a bzImage",
-        ),
+        ("boot = { cmdline = 'x' }\n{LUN}", "1:8: boot.kernel: missing; add the path of a bzImage"),
         (
             "controller = [{ lun = [{ image = 'a.raw' }, { }] }]\n{BOOT}",
             "1:45: [[controller.lun]]: nothing holds its data; add image or block",
