@@ -2,11 +2,12 @@
 # fio writes and verifies on every disk, while these are reset, and lose their
 # driver.
 
-# fio on every disk at once: fio_on_all START SIZE OPTION…, in MiB.
+# fio on every disk at once: fio_on_all START SIZE OPTION…, in MiB. Its report is
+# long, and a serial port slow.
 fio_on_all() {
   start=$1 size=$2
   shift 2
-  set -- --name=global --thread --group_reporting --direct=1 --iodepth=32 --bsrange=4k-1m \
+  set -- --output=/tmp/fio --eta=never --name=global --thread --group_reporting --direct=1 --iodepth=32 --bsrange=4k-1m \
     --rw=randwrite --offset="${start}m" --size="${size}m" --verify=crc32c --verify_fatal=1 "$@"
   for wwn in $wwns; do
     find_disk "$wwn" || return
@@ -15,6 +16,9 @@ fio_on_all() {
     set -- "$@" --name="$wwn" --filename="$disk" --ioengine=$engine
   done
   fio "$@"
+  set -- $?
+  grep -e err= -e verify -e 'io_u ' -e io= /tmp/fio
+  return "$1"
 }
 
 in_background() { # COMMAND…; its status goes to /tmp/status
@@ -27,7 +31,7 @@ ended() { [ -e /tmp/status ]; }
 outcome() { # of what was in the background
   cat /tmp/output
   read -r status </tmp/status
-  return "$status"
+  return "${status:-1}"
 }
 
 # ---- resets --------------------------------------------------------------------
@@ -36,20 +40,22 @@ outcome() { # of what was in the background
 # sg_reset would try next, are asked for by name.
 reset_all() {
   for wwn in $wwns; do
-    find_disk "$wwn"
-    sg_reset -N -d "$disk" && resets=$((resets + 1))
+    find_disk "$wwn" || continue
+    sg_reset -N -d "$disk" || refused=$((refused + 1))
+    resets=$((resets + 1))
     for wider in -t -b -H; do sg_reset -N $wider "$disk"; done >/dev/null 2>&1
   done
 }
 
 reset_until_ended() {
-  resets=0
+  resets=0 refused=0
   until ended; do
-    reset_all || return
+    reset_all
     sleep 0.3
   done
-  echo "$resets resets"
   wait
+  echo "$resets resets"
+  return $refused
 }
 
 # ---- the driver ----------------------------------------------------------------
@@ -83,7 +89,7 @@ rebind() {
   ended && return 1 # it ought to run for longer
   echo "${device##*/}" >"$driver/unbind" || return
   await ended || return
-  ls /sys/block
+  for wwn in $wwns; do ! find_disk "$wwn" || return; done
   echo "${device##*/}" >"$driver/bind" || return
   await all_there
 }
@@ -92,7 +98,7 @@ rebind() {
 
 section verify fio_on_all 0 16
 sums >/tmp/before
-in_background fio_on_all 16 8
+in_background fio_on_all 16 8 --loops=3
 section resets reset_until_ended
 section verify-resets outcome
 section rebind rebind
