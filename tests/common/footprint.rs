@@ -8,7 +8,7 @@ use std::io;
 pub struct Footprint {
     /// Open file descriptors.
     pub fds: usize,
-    /// Threads.
+    /// Threads, without those that the kernel adds for io_uring as it needs them.
     pub threads: usize,
     /// Resident bytes.
     pub resident: u64,
@@ -22,17 +22,25 @@ impl Footprint {
     /// # Errors
     /// When the process has ended, or belongs to somebody else.
     pub fn of(id: u32, memory: u64) -> io::Result<Footprint> {
-        let entries = |folder: &str| Ok::<_, io::Error>(fs::read_dir(folder)?.count());
         let maps = fs::read_to_string(format!("/proc/{id}/smaps"))?;
         let own: Vec<Mapping> =
             mappings(&maps).into_iter().filter(|map| map.size < memory).collect();
         Ok(Footprint {
-            fds: entries(&format!("/proc/{id}/fd"))?,
-            threads: entries(&format!("/proc/{id}/task"))?,
+            fds: fs::read_dir(format!("/proc/{id}/fd"))?.count(),
+            threads: threads(id)?,
             resident: own.iter().map(|map| map.resident).sum(),
             proportional: own.iter().map(|map| map.proportional).sum(),
         })
     }
+}
+
+fn threads(id: u32) -> io::Result<usize> {
+    let mut count = 0;
+    for thread in fs::read_dir(format!("/proc/{id}/task"))? {
+        let name = fs::read_to_string(thread?.path().join("comm"));
+        count += usize::from(name.is_ok_and(|name| !name.starts_with("iou-")));
+    }
+    Ok(count)
 }
 
 /// One mapping's sizes in bytes.
