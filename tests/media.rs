@@ -76,7 +76,7 @@ fn direct_images_bypass_the_page_cache_and_lose_nothing() -> Result<()> {
     )?;
     running.wait_for("ready")?;
     let flags = open_flags(running.program().id(), image.path())?;
-    assert!(flags.iter().any(|flags| flags & libc::O_DIRECT != 0), "{flags:o?}");
+    assert!(flags.iter().any(|flags| flags & libc::O_DIRECT != 0), "{flags:?}");
     let seen = running.finish()?;
     seen.assert_powered_off();
     seen.assert_has("data", &[&image.sha256(4 * MIB, 4099 * 512)?]);
