@@ -100,6 +100,7 @@ impl Running {
         let stderr = thread::spawn(move || {
             let mut all = Vec::new();
             read(stderr, |bytes| {
+                eprint!("{}", String::from_utf8_lossy(bytes));
                 all.extend(bytes);
                 true
             });
@@ -158,8 +159,7 @@ impl Running {
         let status = self.program.wait();
         while self.receive(Duration::from_secs(5)).is_ok() {}
         let stderr = self.stderr.join().unwrap_or_default();
-        println!("{}\n{stderr}", self.console);
-        println!("this guest took {:.1} s", self.started.elapsed().as_secs_f64());
+        println!("{}\nthis guest took {:.1} s", self.console, self.started.elapsed().as_secs_f64());
         Ok(Outcome { status: status?, console: self.console, stderr })
     }
 }
