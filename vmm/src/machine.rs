@@ -79,9 +79,15 @@ pub(crate) enum MachineError {
 }
 
 impl MachineError {
-    /// Whether the configuration asks for what cannot be, whatever the host.
+    /// Whether the configuration asks for what cannot be here.
     pub(crate) fn is_configuration(&self) -> bool {
-        matches!(self, MachineError::Layout(_) | MachineError::Boot(_))
+        matches!(
+            self,
+            MachineError::Open { .. }
+                | MachineError::TooManyVcpus { .. }
+                | MachineError::Layout(_)
+                | MachineError::Boot(_)
+        )
     }
 }
 
