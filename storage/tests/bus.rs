@@ -366,3 +366,19 @@ impl EventSink for Heard {
         self.0.lock().unwrap().push(event);
     }
 }
+
+#[test]
+fn many_are_attached_at_once_or_none() {
+    let bus = Bus::new(1).unwrap();
+    let one = disk();
+    let all = |target| (0..=Lun::MAX).map(move |number| (target, number));
+    let luns = |target| all(target).map(|(target, number)| (target, number, Arc::clone(&one)));
+    bus.attach_all(luns(0).chain(luns(255))).unwrap();
+    let again = luns(7).chain([(255, 3, disk())]);
+    assert_eq!(bus.attach_all(again), Err(AttachError::Taken(255, 3)));
+    let mut queue = Queue::on(bus);
+    queue.clear(255, Lun::MAX);
+    queue.clear(0, 0);
+    let nobody = Response::Failed(ServiceResponse::BadTarget);
+    assert_eq!(queue.run(7, Lun::Unit(0), INQUIRY).0, nobody);
+}

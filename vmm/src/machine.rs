@@ -87,11 +87,13 @@ pub(crate) enum MachineError {
 }
 
 impl MachineError {
-    /// Whether the configuration asks for what cannot be, whatever the host.
+    /// Whether the configuration asks for what cannot be here.
     pub(crate) fn is_configuration(&self) -> bool {
         matches!(
             self,
-            MachineError::Layout(_)
+            MachineError::Open { .. }
+                | MachineError::TooManyVcpus { .. }
+                | MachineError::Layout(_)
                 | MachineError::Boot(_)
                 | MachineError::Pci(_)
                 | MachineError::TooManyMmio
