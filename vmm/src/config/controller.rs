@@ -5,6 +5,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use arch::layout;
+
 use super::claims::{Claim, Claims};
 use super::lun::{self, Initiator};
 use super::machine::Machine;
@@ -21,7 +23,7 @@ const TMF_TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
 /// Slots and functions of a PCI bus, besides the slot of its bridge.
 const PCI_PLACES: usize = 31 * 8;
 /// Interrupt lines for virtio-mmio devices.
-const MMIO_SLOTS: usize = 14;
+const MMIO_SLOTS: usize = layout::VIRTIO_MMIO_IRQS.len();
 /// MSI vectors besides those of request queues: control queue, event queue, configuration.
 const OTHER_VECTORS: u16 = 3;
 const TRANSPORTS: [(&str, Transport); 2] = [("pci", Transport::Pci), ("mmio", Transport::Mmio)];
