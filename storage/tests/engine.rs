@@ -17,7 +17,7 @@ use storage::buffer::DataBuf;
 use storage::engine::{IoContext, Pool};
 use storage::lun::LogicalUnit;
 use storage::lun::disk::Disk;
-use storage::scsi::sense::SenseCode;
+use storage::scsi::sense::{Sense, SenseCode};
 use storage::scsi::status::Status;
 use storage::task::Response;
 use storage::testing::disk_spec;
@@ -123,10 +123,9 @@ fn an_image_that_became_shorter_is_a_medium_error() {
         let (file, disk) = image();
         file.as_file().set_len(BLOCK as u64 * 3 / 2).unwrap();
         let seen = run(&disk, &mut io, &[Op::Read { lba: 0, blocks: 4, fua: false, room: 2048 }]);
-        let expected = Response::check_condition(
-            SenseCode::UNRECOVERED_READ_ERROR,
-            2048 - BLOCK as u32 * 3 / 2,
-        );
+        let code = SenseCode::UNRECOVERED_READ_ERROR;
+        let sense = Sense { information: Some(1), ..code.into() };
+        let expected = Response::check_condition(sense, 2048 - BLOCK as u32 * 3 / 2);
         assert_eq!(seen[0].0, expected, "{name}");
     }
 }

@@ -14,18 +14,30 @@ use crate::backend::Medium;
 use crate::lun::Submitted;
 use crate::task::{Answer, Task};
 
+mod compound;
 mod outcome;
 mod poller;
 mod pool;
 mod ring;
+mod scratch;
 
 pub use pool::Pool;
 
+use outcome::Failure;
 use poller::Poller;
 use ring::Ring;
 
-/// A transfer between a task's buffer, which is as long as it is to be, and a medium.
+/// Bytes of a medium.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteRange {
+    /// Where they begin.
+    pub offset: u64,
+    /// How many there are.
+    pub len: u64,
+}
+
+/// What is to be done with a medium, and with a task's buffer, which is as long as it is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BlockIo {
     /// Fill data-in.
     Read {
@@ -43,6 +55,40 @@ pub enum BlockIo {
     },
     /// Make stable what was written.
     Flush,
+    /// Give blocks back to the host.
+    Unmap {
+        /// Which, in any order.
+        ranges: Box<[ByteRange]>,
+        /// Answer only once it is stable.
+        fua: bool,
+    },
+    /// Store data-out, which is one block, or none for a block of zeros, again and again.
+    WriteSame {
+        /// Where: whole blocks.
+        range: ByteRange,
+        /// Zeros may be stored by giving the blocks back to the host.
+        may_unmap: bool,
+        /// Answer only once it is stable.
+        fua: bool,
+    },
+    /// Read from the medium itself, past volatile caches, and compare.
+    Verify {
+        /// What: whole blocks.
+        range: ByteRange,
+        /// With what.
+        compare: Compare,
+    },
+}
+
+/// What a [`BlockIo::Verify`] compares the medium with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compare {
+    /// Nothing: it is enough that it can be read.
+    Nothing,
+    /// Data-out.
+    DataOut,
+    /// Data-out, which is one block, again and again.
+    RepeatedBlock,
 }
 
 /// Why [`IoContext::wait`] returned, besides answers: a set of the bits that were given to
@@ -140,7 +186,7 @@ impl IoContext {
         io: BlockIo,
         resid: u32,
     ) -> Submitted {
-        let transfer = Transfer { task, io, resid };
+        let transfer = Transfer::new(task, medium, io, resid);
         match &mut self.engine {
             Engine::Inline => Submitted::Done(transfer.carry_out(medium)),
             Engine::Ring(ring) => match ring.start(transfer, medium) {
@@ -157,40 +203,83 @@ impl IoContext {
 struct Transfer {
     task: Task,
     io: BlockIo,
+    /// Bytes of the task's buffers that were cut off before.
     resid: u32,
+    /// Bytes of the task's buffers at the start.
+    len: u32,
+    /// Bytes of a logical block.
+    block_size: u32,
 }
 
 impl Transfer {
+    fn new(task: Task, medium: &Medium, io: BlockIo, resid: u32) -> Transfer {
+        let len = task.buffer_len();
+        Transfer { task, io, resid, len, block_size: medium.backend().geometry().block_size }
+    }
+
     /// Blocks until it is done.
     fn carry_out(mut self, medium: &Medium) -> Answer {
         let result = self.block_on(medium);
-        self.finish(result, || medium.name().to_owned())
+        self.end(result, || medium.name().to_owned())
     }
 
-    fn block_on(&mut self, medium: &Medium) -> io::Result<()> {
-        let backend = medium.backend();
-        match self.io {
-            BlockIo::Read { offset, fua } => {
+    fn block_on(&mut self, medium: &Medium) -> Result<(), Failure> {
+        let (task, block_size) = (&mut self.task, self.block_size);
+        match &self.io {
+            &BlockIo::Read { offset, fua } => {
                 if fua {
-                    medium.flush()?;
+                    flush(medium)?;
                 }
-                backend.read(offset, &mut self.task.data_in)
+                let result = medium.backend().read(offset, &mut task.data_in);
+                result.map_err(|error| self.failure(error))
             }
-            BlockIo::Write { offset, fua } => {
-                backend.write(offset, &mut self.task.data_out)?;
-                if fua { medium.flush() } else { Ok(()) }
+            &BlockIo::Write { offset, fua } => {
+                let result = medium.backend().write(offset, &mut task.data_out);
+                result.map_err(|error| self.failure(error))?;
+                flush_if(fua, medium)
             }
-            BlockIo::Flush => medium.flush(),
+            BlockIo::Flush => flush(medium),
+            BlockIo::Unmap { ranges, fua } => {
+                compound::unmap(medium, ranges)?;
+                flush_if(*fua, medium)
+            }
+            &BlockIo::WriteSame { range, may_unmap, fua } => {
+                compound::write_same(medium, range, &mut task.data_out, block_size, may_unmap)?;
+                flush_if(fua, medium)
+            }
+            &BlockIo::Verify { range, compare } => {
+                flush(medium)?;
+                compound::verify(medium, range, compare, &mut task.data_out, block_size)
+            }
         }
     }
 
-    /// Answers for what the host said about the medium of this name.
+    /// Answers for what the host said about the medium of this name, where the kernel moved the
+    /// data.
     fn finish(self, result: io::Result<()>, name: impl FnOnce() -> String) -> Answer {
-        if let Err(error) = &result {
-            log::warn!("{}: {:?} failed: {error}", name(), self.io);
+        let result = result.map_err(|error| self.failure(error));
+        self.end(result, name)
+    }
+
+    fn end(self, result: Result<(), Failure>, name: impl FnOnce() -> String) -> Answer {
+        match &result {
+            Ok(()) | Err(Failure::Miscompare { .. }) => {}
+            Err(failure) => log::warn!("{}: {failure}", name()),
         }
         let resid = self.resid.saturating_add(self.task.buffer_len());
-        self.task.answer(outcome::response(self.io, result, resid))
+        self.task.answer(outcome::response(result, self.block_size, resid))
+    }
+
+    /// Where a transfer stands at which the host failed.
+    fn failure(&self, error: io::Error) -> Failure {
+        let moved = u64::from(self.len.saturating_sub(self.task.buffer_len()));
+        match self.io {
+            BlockIo::Read { offset, .. } => Failure::Read { error, at: offset + moved },
+            BlockIo::Write { offset, .. } if !self.task.data_out.is_empty() => {
+                Failure::Write { error, at: offset + moved }
+            }
+            _ => Failure::Flush(error),
+        }
     }
 
     /// Whether it ends with a flush. That is a step of its own, because only its failure means
@@ -198,4 +287,12 @@ impl Transfer {
     fn ends_with_flush(&self) -> bool {
         matches!(self.io, BlockIo::Write { fua: true, .. } | BlockIo::Flush)
     }
+}
+
+fn flush(medium: &Medium) -> Result<(), Failure> {
+    medium.flush().map_err(Failure::Flush)
+}
+
+fn flush_if(fua: bool, medium: &Medium) -> Result<(), Failure> {
+    if fua { flush(medium) } else { Ok(()) }
 }

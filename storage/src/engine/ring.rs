@@ -86,6 +86,10 @@ impl Ring {
             BlockIo::Read { fua: true, .. } => return Err(transfer),
             BlockIo::Read { offset, .. } | BlockIo::Write { offset, .. } => Step::Move(offset),
             BlockIo::Flush => Step::Flush,
+            // They take several steps.
+            BlockIo::Unmap { .. } | BlockIo::WriteSame { .. } | BlockIo::Verify { .. } => {
+                return Err(transfer);
+            }
         };
         let Some(index) = self.free.pop() else { return Err(transfer) };
         let medium = transfer.ends_with_flush().then(|| Arc::clone(medium));
@@ -181,7 +185,7 @@ enum Progress {
 impl Op {
     fn entry(&self) -> squeue::Entry {
         let fd = Fd(self.fd);
-        match (self.step, self.transfer.io) {
+        match (self.step, &self.transfer.io) {
             (Step::Move(offset), BlockIo::Write { .. }) => {
                 let (segments, count) = segments(&self.transfer.task.data_out);
                 opcode::Writev::new(fd, segments, count).offset(offset).build()

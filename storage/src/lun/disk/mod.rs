@@ -121,8 +121,8 @@ impl Disk {
         let before = task.buffer_len();
         match block_io {
             BlockIo::Read { .. } => task.data_in.truncate(len),
-            BlockIo::Write { .. } => task.data_out.truncate(len),
-            BlockIo::Flush => {}
+            BlockIo::Flush | BlockIo::Unmap { .. } => {}
+            _ => task.data_out.truncate(len),
         }
         // What stays in the buffers counts as residual when the transfer ends.
         let cut = before.saturating_sub(task.buffer_len());
