@@ -47,6 +47,9 @@ impl Lane {
         let unit = answer.take_unit().and_then(|index| self.map.at(index));
         if let Some(unit) = unit {
             unit.gate.leave(self.index);
+            if let Response::Status { sense: Some(sense), .. } = &mut answer.response {
+                sense.descriptor_format = unit.lun.descriptor_sense();
+            }
         }
         let response = answer.response;
         (answer.into_ticket(), response)
