@@ -12,7 +12,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::backend::Medium;
 use crate::lun::Submitted;
-use crate::task::{Answer, Task};
+use crate::task::{Answer, Response, ServiceResponse, Task};
 
 mod compound;
 mod outcome;
@@ -177,6 +177,15 @@ impl IoContext {
         }
     }
 
+    /// Ends what it can of aborted tasks; they are answered like all others, the rest of them when
+    /// they end by themselves.
+    pub(crate) fn cancel_aborted(&mut self) {
+        if let Engine::Ring(ring) = &mut self.engine {
+            ring.cancel_aborted();
+        }
+        self.pool.cancel_aborted();
+    }
+
     /// Starts `io`, for which `task` is answered. `resid` counts the bytes of the task's buffers
     /// that were cut off before.
     pub(crate) fn start(
@@ -240,16 +249,16 @@ impl Transfer {
             }
             BlockIo::Flush => flush(medium),
             BlockIo::Unmap { ranges, fua } => {
-                compound::unmap(medium, ranges)?;
+                compound::unmap(task, medium, ranges)?;
                 flush_if(*fua, medium)
             }
             &BlockIo::WriteSame { range, may_unmap, fua } => {
-                compound::write_same(medium, range, &mut task.data_out, block_size, may_unmap)?;
+                compound::write_same(task, medium, range, block_size, may_unmap)?;
                 flush_if(fua, medium)
             }
             &BlockIo::Verify { range, compare } => {
                 flush(medium)?;
-                compound::verify(medium, range, compare, &mut task.data_out, block_size)
+                compound::verify(task, medium, range, block_size, compare)
             }
         }
     }
@@ -263,7 +272,7 @@ impl Transfer {
 
     fn end(self, result: Result<(), Failure>, name: impl FnOnce() -> String) -> Answer {
         match &result {
-            Ok(()) | Err(Failure::Miscompare { .. }) => {}
+            Ok(()) | Err(Failure::Miscompare { .. } | Failure::Aborted) => {}
             Err(failure) => log::warn!("{}: {failure}", name()),
         }
         let resid = self.resid.saturating_add(self.task.buffer_len());
@@ -280,6 +289,11 @@ impl Transfer {
             }
             _ => Failure::Flush(error),
         }
+    }
+
+    /// Ends it without a byte moved.
+    fn cancel(self) -> Answer {
+        self.task.answer(Response::Failed(ServiceResponse::Aborted))
     }
 
     /// Whether it ends with a flush. That is a step of its own, because only its failure means

@@ -7,7 +7,7 @@ use std::io;
 use crate::backend::is_shortage;
 use crate::scsi::sense::{Sense, SenseCode, SenseKey};
 use crate::scsi::status::Status;
-use crate::task::Response;
+use crate::task::{Response, ServiceResponse};
 
 /// How an I/O failed: at which step, and at which byte of the medium. All before that was done.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub(super) enum Failure {
     Flush(io::Error),
     /// The medium holds something else than data-out.
     Miscompare { at: u64 },
+    /// The initiator wanted no more of it.
+    Aborted,
 }
 
 impl fmt::Display for Failure {
@@ -29,6 +31,7 @@ impl fmt::Display for Failure {
             Failure::Write { error, at } => write!(f, "cannot write at byte {at}: {error}"),
             Failure::Flush(error) => write!(f, "cannot flush: {error}"),
             Failure::Miscompare { at } => write!(f, "miscompare at byte {at}"),
+            Failure::Aborted => write!(f, "aborted"),
         }
     }
 }
@@ -43,6 +46,7 @@ pub(super) fn response(result: Result<(), Failure>, block_size: u32, resid: u32)
             let code = SenseCode::MISCOMPARE_DURING_VERIFY_OPERATION;
             return check_condition(code, Some(*at), block_size, resid);
         }
+        Failure::Aborted => return Response::Failed(ServiceResponse::Aborted),
     };
     if is_shortage(error) {
         // The initiator tries again.
