@@ -4,11 +4,13 @@
 //! reset, 1 the VMM failed or was forced to end, 2 bad configuration, 3 the guest crashed.
 
 mod build;
+mod check;
 mod cli;
 mod config;
 mod console;
 mod event_loop;
 mod exit;
+mod host;
 mod irq;
 mod kernel;
 mod limits;
@@ -31,6 +33,7 @@ use crate::cli::Cli;
 use crate::console::{Input, Output, RawMode};
 use crate::event_loop::{End, EventLoop};
 use crate::exit::Exit;
+use crate::host::Host;
 use crate::machine::{Machine, MachineError};
 use crate::signals::Signals;
 use crate::spec::GuestSpec;
@@ -74,7 +77,9 @@ impl RunError {
 fn main() -> ExitCode {
     logger::init();
     let cli = Cli::parse();
-    let spec = match config::load(&cli.config) {
+    let host = Host::look();
+    let spec = match config::load(&cli.config, &host) {
+        Ok(spec) if cli.check => return check::tell(&cli.config, &spec, &host),
         Ok(spec) => spec,
         Err(problems) => {
             // Standard error may be closed; the status tells all the same.

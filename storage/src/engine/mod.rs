@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::backend::Medium;
+use crate::backend::{Alignment, Medium};
 use crate::lun::Submitted;
 use crate::task::{Answer, Response, ServiceResponse, Task};
 
@@ -124,7 +124,7 @@ impl IoContext {
     /// # Errors
     /// When the host gives neither a ring nor an epoll instance.
     pub fn new(depth: u16, pool: Arc<Pool>) -> io::Result<IoContext> {
-        match Ring::new(depth) {
+        match Ring::new(depth, Arc::clone(&pool)) {
             Ok(ring) => Ok(IoContext { engine: Engine::Ring(Box::new(ring)), pool }),
             Err(error) => {
                 static ONCE: std::sync::Once = std::sync::Once::new();
@@ -227,37 +227,50 @@ impl Transfer {
     }
 
     /// Blocks until it is done.
-    fn carry_out(mut self, medium: &Medium) -> Answer {
-        let result = self.block_on(medium);
+    fn carry_out(self, medium: &Medium) -> Answer {
+        self.carry_out_with(medium, Medium::flush)
+    }
+
+    /// Blocks until it is done, but does not wait for a flush of somebody else, which may be one
+    /// that this thread has on its ring.
+    fn carry_out_here(self, medium: &Medium) -> Answer {
+        self.carry_out_with(medium, Medium::try_flush)
+    }
+
+    fn carry_out_with(mut self, medium: &Medium, flush: fn(&Medium) -> io::Result<()>) -> Answer {
+        let result = self.block_on(medium, flush);
         self.end(result, || medium.name().to_owned())
     }
 
-    fn block_on(&mut self, medium: &Medium) -> Result<(), Failure> {
+    fn block_on(
+        &mut self,
+        medium: &Medium,
+        flush: fn(&Medium) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        let flush_if = |needed| if needed { flush(medium).map_err(Failure::Flush) } else { Ok(()) };
         let (task, block_size) = (&mut self.task, self.block_size);
         match &self.io {
             &BlockIo::Read { offset, fua } => {
-                if fua {
-                    flush(medium)?;
-                }
+                flush_if(fua)?;
                 let result = medium.backend().read(offset, &mut task.data_in);
                 result.map_err(|error| self.failure(error))
             }
             &BlockIo::Write { offset, fua } => {
                 let result = medium.backend().write(offset, &mut task.data_out);
                 result.map_err(|error| self.failure(error))?;
-                flush_if(fua, medium)
+                flush_if(fua)
             }
-            BlockIo::Flush => flush(medium),
+            BlockIo::Flush => flush_if(true),
             BlockIo::Unmap { ranges, fua } => {
                 compound::unmap(task, medium, ranges)?;
-                flush_if(*fua, medium)
+                flush_if(*fua)
             }
             &BlockIo::WriteSame { range, may_unmap, fua } => {
                 compound::write_same(task, medium, range, block_size, may_unmap)?;
-                flush_if(fua, medium)
+                flush_if(fua)
             }
             &BlockIo::Verify { range, compare } => {
-                flush(medium)?;
+                flush_if(true)?;
                 compound::verify(task, medium, range, block_size, compare)
             }
         }
@@ -291,22 +304,22 @@ impl Transfer {
         }
     }
 
+    /// Whether its memory is where `alignment` wants it.
+    fn is_admitted_by(&self, alignment: Alignment) -> bool {
+        alignment.admits(&self.task.data_in) && alignment.admits(&self.task.data_out)
+    }
+
     /// Ends it without a byte moved.
     fn cancel(self) -> Answer {
         self.task.answer(Response::Failed(ServiceResponse::Aborted))
     }
 
-    /// Whether it ends with a flush. That is a step of its own, because only its failure means
-    /// that earlier writes are lost.
-    fn ends_with_flush(&self) -> bool {
-        matches!(self.io, BlockIo::Write { fua: true, .. } | BlockIo::Flush)
+    /// Whether it is a write and then a flush. That is a step of its own, because only its failure
+    /// means that earlier writes are lost.
+    fn is_fua_write(&self) -> bool {
+        matches!(self.io, BlockIo::Write { fua: true, .. })
     }
 }
 
-fn flush(medium: &Medium) -> Result<(), Failure> {
-    medium.flush().map_err(Failure::Flush)
-}
-
-fn flush_if(fua: bool, medium: &Medium) -> Result<(), Failure> {
-    if fua { flush(medium) } else { Ok(()) }
-}
+#[cfg(test)]
+mod tests;

@@ -104,6 +104,9 @@ impl SenseCode {
     /// The number of blocks changed.
     pub const CAPACITY_DATA_HAS_CHANGED: SenseCode =
         SenseCode::new(SenseKey::UNIT_ATTENTION, 0x2a, 0x09);
+    /// The logical unit runs another program than before.
+    pub const MICROCODE_HAS_BEEN_CHANGED: SenseCode =
+        SenseCode::new(SenseKey::UNIT_ATTENTION, 0x3f, 0x01);
     /// LUNs came or went behind this target.
     pub const REPORTED_LUNS_DATA_HAS_CHANGED: SenseCode =
         SenseCode::new(SenseKey::UNIT_ATTENTION, 0x3f, 0x0e);

@@ -2,7 +2,7 @@
 
 use super::{Disk, Plan};
 use crate::scsi::cdb::Cdb;
-use crate::scsi::wire::{put_u32, put_u64};
+use crate::scsi::wire::{put_u16, put_u32, put_u64};
 
 impl Disk {
     /// A last LBA that does not fit reads as all ones, for which READ CAPACITY(16) is asked.
@@ -14,7 +14,6 @@ impl Disk {
         Plan::Data { bytes, allocation_length: usize::MAX }
     }
 
-    /// The lowest aligned LBA is 0: a medium begins with a physical block.
     pub(super) fn read_capacity_16(&self, cdb: &Cdb) -> Plan {
         const LBPME: u8 = 0x80;
         const LBPRZ: u8 = 0x40;
@@ -22,7 +21,8 @@ impl Disk {
         put_u64(&mut bytes, 0, self.last_lba());
         put_u32(&mut bytes, 8, self.geometry.block_size);
         bytes[13] = self.physical_block_exponent();
-        bytes[14] = match self.thin {
+        put_u16(&mut bytes, 14, self.lowest_aligned_lba());
+        bytes[14] |= match self.thin {
             None => 0,
             Some(thin) if thin.reads_zero => LBPME | LBPRZ,
             Some(_) => LBPME,
@@ -40,9 +40,15 @@ impl Disk {
         u8::try_from(self.blocks_per_physical_block().ilog2()).unwrap_or(0)
     }
 
+    /// LOWEST ALIGNED LOGICAL BLOCK ADDRESS, of 14 bits.
+    fn lowest_aligned_lba(&self) -> u16 {
+        let lba = self.topology.alignment_offset / self.geometry.block_size;
+        u16::try_from(lba).ok().filter(|lba| lba >> 14 == 0).unwrap_or(0)
+    }
+
     /// Logical blocks in a physical block: a power of two.
     pub(super) fn blocks_per_physical_block(&self) -> u32 {
-        let blocks = self.physical_block_size.checked_div(self.geometry.block_size);
+        let blocks = self.topology.physical_block_size.checked_div(self.geometry.block_size);
         blocks.filter(|blocks| blocks.is_power_of_two()).unwrap_or(1)
     }
 }

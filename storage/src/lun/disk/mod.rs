@@ -17,12 +17,11 @@
 //! [`range`] reads what commands that name blocks have in common, [`state`] is what commands
 //! change besides the medium.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use super::spec::{Identity, LunSpec, WriteCache};
 use super::{LogicalUnit, Submitted};
-use crate::backend::{Geometry, Medium, OpenError, RawFile};
+use crate::backend::{Geometry, Medium, Topology};
 use crate::engine::{BlockIo, IoContext};
 use crate::scsi::cdb::Cdb;
 use crate::scsi::opcode::{self, Operation};
@@ -47,9 +46,6 @@ use state::StateCell;
 /// The longest READ, WRITE or VERIFY, in bytes: it bounds how long one command keeps its buffers,
 /// and is far above what a driver's segments reach.
 const MAX_TRANSFER: u32 = 16 << 20;
-
-/// Bytes of a logical block, unless the specification says otherwise.
-const BLOCK_SIZE: u32 = 512;
 
 /// What a command comes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,8 +118,7 @@ pub struct BufferLens {
 pub struct Disk {
     medium: Arc<Medium>,
     geometry: Geometry,
-    /// Bytes of a physical block.
-    physical_block_size: u32,
+    topology: Topology,
     /// What can be unmapped, if anything can.
     thin: Option<Thin>,
     identity: Identity,
@@ -145,22 +140,18 @@ impl Disk {
         });
         let write_cache = spec.write_cache == WriteCache::Back;
         Disk {
-            medium: Arc::new(medium),
             geometry,
-            physical_block_size: spec.physical_block_size.unwrap_or(geometry.block_size),
+            topology: match spec.physical_block_size {
+                Some(physical_block_size) => Topology { physical_block_size, alignment_offset: 0 },
+                None => medium.backend().topology(),
+            },
+            medium: Arc::new(medium),
             thin,
             identity: spec.identity.clone(),
             read_only: spec.read_only,
             rotational: spec.rotational,
             state: StateCell::new(State::default().with(State::WRITE_CACHE, write_cache)),
         }
-    }
-
-    /// A disk over the raw image at `path`.
-    pub(super) fn open_raw(path: &Path, spec: &LunSpec) -> Result<Disk, OpenError> {
-        let file = RawFile::open(path, spec.read_only, spec.block_size.unwrap_or(BLOCK_SIZE))?;
-        let medium = Medium::new(path.display().to_string(), Box::new(file));
-        Ok(Disk::new(medium, spec))
     }
 
     /// What `cdb` comes to with buffers of these lengths.

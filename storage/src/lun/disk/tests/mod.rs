@@ -33,6 +33,9 @@ impl crate::backend::Backend for Sized {
     fn flush(&self) -> std::io::Result<()> {
         Ok(())
     }
+    fn topology(&self) -> Topology {
+        Topology { physical_block_size: 4 * self.geometry.block_size, alignment_offset: 1024 }
+    }
     fn provisioning(&self) -> Provisioning {
         self.provisioning
     }
@@ -40,6 +43,8 @@ impl crate::backend::Backend for Sized {
         None
     }
 }
+
+const BLOCK_SIZE: u32 = 512;
 
 const THIN: Provisioning =
     Provisioning { unmap_granularity: Some(4096), unmapped_reads_zero: true };
