@@ -31,7 +31,8 @@ pub(super) fn spec(
     let medium = medium(table, options.read_only.unwrap_or(true), base, problems);
     if let Some((key, medium)) = &medium {
         options.blocks.fit(key, medium, problems);
-        check_sharing(options.sharing, key, medium, problems);
+        let way = remote::reach(&medium.value.path, medium.value.id);
+        check_sharing(options.sharing, (key, medium.at), way, problems);
     }
     let wwn = wwn(table, derived, options.sharing, problems);
     let identity = identity_of(table, wwn, problems);
@@ -153,20 +154,18 @@ impl Blocks {
     }
 }
 
-/// Reports a medium that is to be shared, and that hosts can reach who would not know.
+/// Reports a medium that is to be shared, and that hosts can reach by `way` who would not know.
 fn check_sharing(
     sharing: Option<Placed<Sharing>>,
-    key: &str,
-    medium: &Placed<Medium>,
+    (key, medium): (&str, usize),
+    way: Option<&str>,
     problems: &mut Problems<'_>,
 ) {
-    let Some(Placed { at, value: Sharing::Local }) = sharing else { return };
-    if let Some(way) = remote::reach(&medium.value.path, medium.value.id) {
-        let line = problems.line(medium.at);
-        let why = format!("other hosts may reach the {key} at line {line} by {way}");
-        let remedy = "write \"this-host-only\" if none does";
-        problems.report(at, "controller.lun.shared", &Refusal::new(why, remedy));
-    }
+    let (Some(Placed { at, value: Sharing::Local }), Some(way)) = (sharing, way) else { return };
+    let line = problems.line(medium);
+    let why = format!("other hosts may reach the {key} at line {line} by {way}");
+    let remedy = "write \"this-host-only\" if none does";
+    problems.report(at, "controller.lun.shared", &Refusal::new(why, remedy));
 }
 
 fn medium(
@@ -249,5 +248,28 @@ fn wwn(
         }
         (Field::Absent, _) => derived.map(|value| Placed { at: table.at(), value }),
         (given, _) => given.given(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_other_hosts_reach_is_shared_only_if_somebody_vouches_for_them() {
+        let lines = |sharing, way| {
+            let mut problems = Problems::new(Path::new("g.toml"), "\n\n");
+            let sharing = Some(Placed { at: 1, value: sharing });
+            check_sharing(sharing, ("image", 0), way, &mut problems);
+            problems.into_diagnostics().lines().to_vec()
+        };
+        let refused = "g.toml:2:1: controller.lun.shared: other hosts may reach the image at line \
+                       1 by NFS; write \"this-host-only\" if none does";
+        assert_eq!(lines(Sharing::Local, Some("NFS")), [refused]);
+        for (sharing, way) in
+            [(Sharing::None, Some("NFS")), (Sharing::Promised, Some("NFS")), (Sharing::Local, None)]
+        {
+            assert!(lines(sharing, way).is_empty());
+        }
     }
 }
