@@ -362,7 +362,7 @@ serial = { file = 'no/log' }
     let expected = [
         "guest1.toml:2:14: controller.queue_size = 100: not a power of two; write 64 or 128",
         "guest1.toml:3:1: controller.vhost: not supported yet; remove it",
-        "guest1.toml:5:9: controller.lun.image = \"none.raw\": none.raw cannot be opened: \
+        "guest1.toml:5:9: controller.lun.image: none.raw cannot be opened: \
          no such file; create it, or correct the path",
         "guest1.toml:6:7: controller.lun.wwn = \"x\": not a WWN; \
          it must be 16 hex digits that begin with 2, 3 or 5, or 32 that begin with 6",
