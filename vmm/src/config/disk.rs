@@ -145,7 +145,7 @@ fn check_medium(
         return None;
     }
     let id = MediumId::at(spec.backing.path())?;
-    if let Some(refusal) = not_alone(sharing, media::reach(spec.backing.path(), id)) {
+    if let Some(refusal) = not_alone(sharing, || media::reach(spec.backing.path(), id)) {
         let what = format!("controller.lun.shared with {medium}");
         problems.report(table.place("shared").unwrap_or(at), what, &refusal);
     }
@@ -171,10 +171,16 @@ fn options_in(reason: &OpenError) -> &'static [&'static str] {
     }
 }
 
-/// Why a medium that hosts can reach by `way` who would not know is not to be shared.
-fn not_alone(sharing: Field<Sharing>, way: Option<&str>) -> Option<Refusal> {
-    let way = way.filter(|_| sharing.or(Sharing::None) == Some(Sharing::Local))?;
-    let why = format!("other hosts may reach it by {way}");
+/// Why a medium that other hosts may reach by `way` is not to be shared unless somebody vouches
+/// for them.
+fn not_alone(
+    sharing: Field<Sharing>,
+    way: impl FnOnce() -> Option<&'static str>,
+) -> Option<Refusal> {
+    if sharing.or(Sharing::None) != Some(Sharing::Local) {
+        return None;
+    }
+    let why = format!("other hosts may reach it by {}", way()?);
     Some(Refusal::new(why, "write \"this-host-only\" if none does"))
 }
 
@@ -230,11 +236,12 @@ mod tests {
 
     #[test]
     fn what_other_hosts_reach_is_shared_only_if_somebody_vouches_for_them() {
-        let refused = |value, way| not_alone(Field::Given(Placed { at: 1, value }), way).is_some();
+        let refused =
+            |value, way| not_alone(Field::Given(Placed { at: 1, value }), || way).is_some();
         assert!(refused(Sharing::Local, Some("NFS")));
         assert!(!refused(Sharing::Local, None));
         assert!(!refused(Sharing::Promised, Some("NFS")));
         assert!(!refused(Sharing::None, Some("NFS")));
-        assert!(not_alone(Field::Absent, Some("NFS")).is_none());
+        assert!(not_alone(Field::Absent, || Some("NFS")).is_none());
     }
 }
