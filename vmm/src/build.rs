@@ -1,9 +1,10 @@
 //! Controllers from their specifications: opens the logical units, attaches them to a bus, and
-//! puts a virtio-scsi controller in front of it on the machine's PCI bus.
+//! puts a virtio-scsi controller in front of it, on the machine's PCI bus or in a window.
 
 use std::io;
 use std::sync::Arc;
 
+use devices::virtio::mmio::VirtioMmio;
 use devices::virtio::pci::VirtioPci;
 use devices::virtio::scsi::{self, Controller};
 use storage::engine::Pool;
@@ -11,7 +12,7 @@ use storage::lun::{self, OpenError};
 use storage::target::{AttachError, Bus};
 
 use crate::machine::{Machine, MachineError};
-use crate::spec::ControllerSpec;
+use crate::spec::{ControllerSpec, Transport};
 
 /// Threads for image I/O that cannot go by ring, shared by all controllers.
 const POOL_THREADS: usize = 8;
@@ -83,9 +84,15 @@ fn add(machine: &Machine, spec: &ControllerSpec, pool: &Arc<Pool>) -> Result<(),
         Arc::clone(pool),
     );
     let (memory, platform) = (machine.memory(), machine.platform());
-    let function = VirtioPci::new(Box::new(controller), memory, platform).map_err(host)?;
-    machine.add(Arc::new(function))?;
-    Ok(())
+    match spec.transport {
+        Transport::Pci => {
+            let function = VirtioPci::new(Box::new(controller), memory, platform).map_err(host)?;
+            Ok(machine.add(Arc::new(function))?)
+        }
+        Transport::Mmio => machine.add_mmio(|base, line| {
+            VirtioMmio::new(Box::new(controller), memory, platform, base, line).map_err(host)
+        }),
+    }
 }
 
 fn attach_all(bus: &Bus, spec: &ControllerSpec) -> Result<(), BuildError> {

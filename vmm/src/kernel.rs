@@ -8,7 +8,7 @@ use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use arch::boot::{self, NotBootable};
-use arch::layout::{self, Layout, Region};
+use arch::layout::{self, Layout, MmioSlot, Region};
 use arch::{acpi, regs};
 use linux_loader::loader::bootparam::setup_header;
 use linux_loader::loader::{BzImage, KernelLoader};
@@ -68,15 +68,13 @@ pub(crate) enum BootError {
     Memory(#[from] GuestMemoryError),
 }
 
-/// Puts kernel, initramfs, command line, ACPI tables and the boot processor's tables in
-/// `memory`, and returns the guest physical address of the kernel's 64-bit entry point.
+/// Puts kernel, initramfs, command line and the boot processor's tables in `memory`, and returns the guest physical address of the kernel's 64-bit entry point.
 ///
 /// # Errors
 /// [`BootError`]: the file, why, and what to do.
 pub(crate) fn load(
     memory: &GuestMemoryMmap,
     layout: &Layout,
-    vcpus: u8,
     spec: &BootSpec,
 ) -> Result<u64, BootError> {
     let (header, start) = load_kernel(memory, layout, &spec.kernel)?;
@@ -87,11 +85,25 @@ pub(crate) fn load(
     load_cmdline(memory, &header, &spec.cmdline)?;
     let params = boot::params(layout, &header, initramfs);
     memory.write_obj(params, GuestAddress(layout::BOOT_PARAMS))?;
-    memory.write_slice(&acpi::tables(layout, vcpus), GuestAddress(layout::ACPI.base))?;
     memory.write_slice(&boot::reset_code(), GuestAddress(layout::RESET_VECTOR))?;
     memory.write_slice(&regs::gdt(), GuestAddress(layout::GDT))?;
     memory.write_slice(&regs::page_tables(), GuestAddress(layout::PAGE_TABLES))?;
     Ok(start + boot::ENTRY_64)
+}
+
+/// Puts ACPI tables in `memory` that name `vcpus` processors and a virtio-mmio device in each
+/// place of `virtio_mmio`.
+///
+/// # Errors
+/// [`BootError::Memory`]
+pub(crate) fn describe(
+    memory: &GuestMemoryMmap,
+    layout: &Layout,
+    vcpus: u8,
+    virtio_mmio: &[MmioSlot],
+) -> Result<(), BootError> {
+    let tables = acpi::tables(layout, vcpus, virtio_mmio);
+    Ok(memory.write_slice(&tables, GuestAddress(layout::ACPI.base))?)
 }
 
 fn load_kernel(
@@ -193,7 +205,7 @@ pub(crate) mod tests {
 
     fn try_load(spec: &BootSpec) -> Result<u64, BootError> {
         let (layout, memory) = machine(16 * MIB);
-        load(&memory, &layout, 1, spec)
+        load(&memory, &layout, spec)
     }
 
     #[test]
@@ -201,7 +213,7 @@ pub(crate) mod tests {
         let (kernel, initramfs) = (bzimage(&[0xf4]), file(b"070701"));
         let spec = BootSpec { initramfs: Some(initramfs.path().into()), ..spec(&kernel) };
         let (layout, memory) = machine(16 * MIB);
-        let entry = load(&memory, &layout, 1, &spec).unwrap();
+        let entry = load(&memory, &layout, &spec).unwrap();
         let read = |address, bytes: &mut [u8]| memory.read_slice(bytes, GuestAddress(address));
         let mut code = [0];
         read(entry, &mut code).unwrap();
@@ -212,6 +224,7 @@ pub(crate) mod tests {
         let mut cpio = [0; 6];
         read(16 * MIB - 0x1000, &mut cpio).unwrap();
         assert_eq!(&cpio, b"070701");
+        describe(&memory, &layout, 1, &[]).unwrap();
         let mut rsdp = [0; 8];
         read(layout::ACPI.base, &mut rsdp).unwrap();
         assert_eq!(&rsdp, b"RSD PTR ");

@@ -1,12 +1,12 @@
 //! The ACPI tables: hardware-reduced ACPI 6.5.
 //!
 //! Owns what the guest's firmware would say about interrupts (MADT), configuration space (MCFG),
-//! power (FADT) and devices that cannot be probed (DSDT): the serial port and the PCI root.
-//! Must not know which PCI devices there are.
+//! power (FADT) and devices that cannot be probed (DSDT): the serial port, the PCI root and
+//! virtio-mmio devices. Must not know which PCI devices there are.
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name,
+    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name, ONE,
     Package, Path, ResourceTemplate, ZERO,
 };
 use acpi_tables::fadt::{FADTBuilder, Flags};
@@ -19,7 +19,7 @@ use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 
-use super::layout::{self, Layout};
+use super::layout::{self, Layout, MmioSlot};
 
 const OEM: [u8; 6] = *b"VMM   ";
 const OEM_TABLE: [u8; 8] = *b"VMMSCSI ";
@@ -31,10 +31,11 @@ const TABLE_ALIGN: usize = 16;
 const BOOT_ARCH_NO_VGA: u16 = 1 << 2;
 const BOOT_ARCH_NO_CMOS_RTC: u16 = 1 << 5;
 
-/// All tables of a machine with `vcpus` processors, for [`layout::ACPI`]; the RSDP comes first.
-pub fn tables(layout: &Layout, vcpus: u8) -> Vec<u8> {
+/// All tables of a machine with `vcpus` processors and a virtio-mmio device in each place of
+/// `virtio_mmio`, for [`layout::ACPI`]; the RSDP comes first.
+pub fn tables(layout: &Layout, vcpus: u8, virtio_mmio: &[MmioSlot]) -> Vec<u8> {
     let mut image = Image { bytes: vec![0; Rsdp::len()] };
-    let dsdt = image.push(&dsdt(layout));
+    let dsdt = image.push(&dsdt(layout, virtio_mmio));
     let entries = [image.push(&fadt(dsdt)), image.push(&madt(vcpus)), image.push(&mcfg())];
     let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
     for entry in entries {
@@ -102,10 +103,13 @@ fn mcfg() -> impl Aml {
     mcfg
 }
 
-fn dsdt(layout: &Layout) -> Sdt {
+fn dsdt(layout: &Layout, virtio_mmio: &[MmioSlot]) -> Sdt {
     let mut dsdt = Sdt::new(*b"DSDT", SDT_HEADER, DSDT_REVISION, OEM, OEM_TABLE, OEM_REVISION);
     for part in [soft_off(), serial_port(), pci_root(layout), board_resources()] {
         dsdt.append_slice(&part);
+    }
+    for (uid, slot) in (0..).zip(virtio_mmio) {
+        dsdt.append_slice(&virtio_mmio_device(uid, *slot));
     }
     dsdt
 }
@@ -158,6 +162,21 @@ fn pci_root(layout: &Layout) -> Vec<u8> {
     )
 }
 
+/// A virtio device by the ID that Linux's `virtio_mmio` matches. Nobody else has its line, whose
+/// edges cannot be shared.
+fn virtio_mmio_device(uid: u8, slot: MmioSlot) -> Vec<u8> {
+    let window = Memory32Fixed::new(true, low32(slot.window.base), low32(slot.window.size));
+    let irq = Interrupt::new(true, true, false, false, slot.irq);
+    let names = [
+        Name::new("_HID".into(), &"LNRO0005"),
+        Name::new("_UID".into(), &uid),
+        Name::new("_CCA".into(), &ONE),
+        Name::new("_CRS".into(), &ResourceTemplate::new(vec![&window, &irq])),
+    ];
+    let path = format!("_SB_.VI{uid:02X}");
+    bytes(&Device::new(path.as_str().into(), names.iter().map(|name| name as &dyn Aml).collect()))
+}
+
 /// What else of the map is taken: ECAM, and the ports of power management.
 fn board_resources() -> Vec<u8> {
     let ecam = Memory32Fixed::new(true, low32(layout::ECAM.base), low32(layout::ECAM.size));
@@ -185,7 +204,8 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn image(vcpus: u8) -> Vec<u8> {
-        tables(&Layout::new(512 * MIB, 40).unwrap(), vcpus)
+        let slots: Vec<_> = layout::virtio_mmio().collect();
+        tables(&Layout::new(512 * MIB, 40).unwrap(), vcpus, &slots)
     }
 
     fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -270,7 +290,7 @@ mod tests {
     #[test]
     fn the_dsdt_reserves_what_the_layout_says() {
         let layout = Layout::new(8192 * MIB, 40).unwrap();
-        let dsdt = dsdt(&layout);
+        let dsdt = dsdt(&layout, &[]);
         let has = |bytes: &[u8]| dsdt.as_slice().windows(bytes.len()).any(|part| part == bytes);
         assert!(has(&layout.pci64().base.to_le_bytes()));
         assert!(has(&(layout.pci64().end() - 1).to_le_bytes()));
@@ -278,5 +298,28 @@ mod tests {
         assert!(has(&low32(layout::ECAM.base).to_le_bytes()));
         // Extended interrupt descriptor: consumer, edge, active high, exclusive, {4}.
         assert!(has(&[0x89, 6, 0, 0b0011, 1, 4, 0, 0, 0]));
+    }
+    #[test]
+    fn the_dsdt_names_every_virtio_mmio_device() {
+        let layout = Layout::new(512 * MIB, 40).unwrap();
+        let slots: Vec<_> = layout::virtio_mmio().collect();
+        let count = |dsdt: &Sdt, bytes: &[u8]| {
+            dsdt.as_slice().windows(bytes.len()).filter(|part| *part == bytes).count()
+        };
+        assert_eq!(count(&dsdt(&layout, &[]), b"LNRO0005"), 0);
+        let dsdt = dsdt(&layout, &slots);
+        assert_eq!(count(&dsdt, b"LNRO0005"), slots.len());
+        for (uid, slot) in (0u8..).zip(slots) {
+            // A fixed 32-bit memory range, then an extended interrupt descriptor: consumer, edge,
+            // active high, exclusive; and the end tag.
+            let (base, size) = (low32(slot.window.base), low32(slot.window.size));
+            let mut resources = vec![0x86, 9, 0, 1];
+            resources.extend([base.to_le_bytes(), size.to_le_bytes()].concat());
+            resources.extend([0x89, 6, 0, 0b0011, 1]);
+            resources.extend(slot.irq.to_le_bytes());
+            resources.extend([0x79]);
+            assert_eq!(count(&dsdt, &resources), 1, "{slot:x?}");
+            assert_eq!(count(&dsdt, format!("VI{uid:02X}").as_bytes()), 1);
+        }
     }
 }

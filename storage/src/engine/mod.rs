@@ -232,3 +232,6 @@ impl Transfer {
         matches!(self.io, BlockIo::Write { fua: true, .. })
     }
 }
+
+#[cfg(test)]
+mod tests;
