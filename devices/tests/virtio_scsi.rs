@@ -7,6 +7,7 @@ mod hba;
 mod ring;
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use guest::device::EVENT_IDX;
@@ -207,10 +208,48 @@ fn doorbells_for_nothing_are_answered_with_nothing() {
     }
 }
 
-/// A header that changes after the doorbell is read as it was at one time: opcode, target and
-/// LUN are not checked in one form and used in another.
+/// A header that changes after the doorbell is read as it was at one time: what is checked is
+/// what is done. The one word that changes makes a READ of block 0, or an INQUIRY whose
+/// allocation length would be an address beyond the end of the disk.
 #[test]
 fn a_header_that_changes_is_read_once() {
+    let word = |cdb: [u8; 5]| u64::from_le_bytes([0, 0, 0, cdb[0], cdb[1], cdb[2], cdb[3], cdb[4]]);
+    let words = [word([0x28, 0, 0, 0, 0]), word([0x12, 0, 0, 0, 36])];
+    for mut host in running() {
+        host.write(0, &[0x77; 512]);
+        host.put(HEADER, &command(0, &transfer_10(0x28, 0, 1)));
+        let (memory, done) = (host.registers.machine().memory.clone(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for word in words.iter().cycle() {
+                    if done.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    memory.store(*word, GuestAddress(HEADER + 16), Ordering::Relaxed).unwrap();
+                    std::hint::spin_loop();
+                }
+            });
+            let chain = [
+                readable(HEADER, HEADER_LEN),
+                writable(RESPONSE, RESPONSE_LEN),
+                writable(DATA, 512),
+            ];
+            let ends: Vec<_> = (0..2000)
+                .map(|_| (host.try_chain(&chain), host.get(RESPONSE + 10, 2), host.get(DATA, 1)))
+                .collect();
+            done.store(true, Ordering::Relaxed);
+            for (end, status, data) in ends {
+                let len = if data == [0x77] { 512 } else { 36 };
+                assert_eq!((end, status), (End::Used(0, RESPONSE_LEN + len), vec![0, 0]));
+            }
+        });
+        host.works_again();
+    }
+}
+
+/// Whatever the headers are made of, each request ends.
+#[test]
+fn headers_that_change_all_the_time_are_answered() {
     let headers = [
         command(0, &transfer_10(0x28, 8, 1)),
         command(0, &transfer_10(0x2a, 8, 1)),
@@ -218,11 +257,10 @@ fn a_header_that_changes_is_read_once() {
         command(5, &transfer_10(0x28, 8, 1)),
         command(0, &transfer_10(0x28, 8, 255)),
         [0xff; 51],
+        [0; 51],
     ];
     for mut host in running() {
-        let block = [0x77; 512];
-        // Whatever block below 256 a header that is torn between two of these means.
-        host.write(0, &block.repeat(256));
+        host.write(8, &[0x77; 512]);
         let (memory, done) = (host.registers.machine().memory.clone(), AtomicBool::new(false));
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -233,24 +271,16 @@ fn a_header_that_changes_is_read_once() {
                     memory.write_slice(header, GuestAddress(HEADER)).unwrap();
                 }
             });
-            for round in 0..2000u16 {
-                host.put(DATA, &[0; 512]);
-                host.put(RESPONSE, &[0xee; 12]);
-                let chain = [
-                    readable(HEADER, HEADER_LEN),
-                    writable(RESPONSE, RESPONSE_LEN),
-                    writable(DATA, 512),
-                ];
-                let End::Used(0, len) = host.try_chain(&chain) else { panic!("round {round}") };
-                let response = host.get(RESPONSE, 12);
-                if (response[10], response[11]) == (0, 0) {
-                    assert_eq!(len, RESPONSE_LEN + 512);
-                    assert_eq!(host.get(DATA, 512), block, "round {round}");
-                }
-            }
+            let chain = [
+                readable(HEADER, HEADER_LEN),
+                writable(RESPONSE, RESPONSE_LEN),
+                writable(DATA, 512),
+            ];
+            let ends: Vec<_> = (0..1000).map(|_| host.try_chain(&chain)).collect();
             done.store(true, Ordering::Relaxed);
+            assert!(ends.iter().all(|end| matches!(end, End::Used(0, 12..))));
         });
-        assert_eq!(host.read(8, 1), block);
+        assert_eq!(host.read(8, 1), [0x77; 512], "nothing was to be written");
         host.works_again();
     }
 }
@@ -285,13 +315,22 @@ fn a_reset_on_pci_does_not_hold_the_processor() {
     let mut host = Host::probe(TRANSPORTS[0]);
     host.works_again();
     host.begin_stalled_read();
-    host.registers.set_status(0);
-    for _ in 0..20 {
-        assert_eq!(host.registers.status(), RUNNING);
-        host.registers.write_config(20, &18u32.to_le_bytes());
-        host.kick();
-    }
-    host.stall.open();
+    let stall = host.stall.clone();
+    let (seen, all_seen) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        // A processor that waits for the medium waits for this.
+        scope.spawn(move || {
+            let _ = all_seen.recv_timeout(Duration::from_secs(5));
+            stall.open();
+        });
+        host.registers.set_status(0);
+        for _ in 0..20 {
+            assert_eq!(host.registers.status(), RUNNING);
+            host.registers.write_config(20, &18u32.to_le_bytes());
+            host.kick();
+        }
+        drop(seen);
+    });
     host.registers.reset();
     let mut sense_size = [0; 4];
     host.registers.read_config(20, &mut sense_size);

@@ -15,7 +15,7 @@ use crate::pci::{BarOffset, Bdf, PciFunction};
 const SLOTS: u8 = 32;
 const FUNCTIONS: u8 = 8;
 /// Functions of a bus besides the slot of its bridge.
-const PLACES: usize = (SLOTS as usize - 1) * FUNCTIONS as usize;
+pub const PLACES: usize = (SLOTS as usize - 1) * FUNCTIONS as usize;
 
 /// A range of guest physical addresses out of which regions are given theirs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! A virtio device with two queues that answers each request with one word, when told to.
 
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use devices::virtio::{ActivateError, Activation, DeviceType, VirtioDevice};
 use virtio_queue::QueueT;
@@ -34,7 +34,7 @@ pub(crate) struct Inner {
 
 impl Control {
     pub(crate) fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0.0.lock().unwrap()
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn device(&self) -> Box<dyn VirtioDevice> {
@@ -139,8 +139,8 @@ impl VirtioDevice for FakeDevice {
     }
 
     fn finish_reset(&mut self) {
-        let (inner, unstalled) = &*self.0.0;
-        drop(unstalled.wait_while(inner.lock().unwrap(), |inner| inner.stalled).unwrap());
+        let unstalled = self.0.0.1.wait_while(self.0.inner(), |inner| inner.stalled);
+        drop(unstalled.unwrap_or_else(PoisonError::into_inner));
         assert!(self.reset_done());
     }
 }

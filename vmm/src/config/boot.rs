@@ -81,7 +81,8 @@ impl Boot {
             what += &format!(" and the initramfs at line {}", problems.line(initramfs.at));
             let fits = boot::place_initramfs(layout, header, initramfs.value.size).is_some();
             if needed <= room && !fits {
-                let why = format!("too large to lie where the {what} look for it");
+                let line = problems.line(kernel.at);
+                let why = format!("too large to lie where the kernel at line {line} looks for it");
                 let refusal = Refusal::new(why, "use a smaller one");
                 problems.report(initramfs.at, "boot.initramfs", &refusal);
             }
