@@ -75,7 +75,7 @@ fn controllers_of_both_transports_share_a_guest() -> Result<()> {
         }
         let wwn = format!("naa.30000000000000{index:02x}");
         let disk = guest.lun(&format!("{index}.img"), MIB, &format!("wwn = \"{wwn}\""))?;
-        disk.write(0, &pattern(index.into(), 1 << 20))?;
+        disk.write(0, &pattern(2 * u64::from(index), 1 << 20))?;
         sums += &format!("{}  -\n", disk.sha256(0, 1 << 20)?);
         script +=
             &format!("find_disk {wwn}; dd if=$disk bs=1M iflag=direct 2>/dev/null | sha256sum\n");
