@@ -11,6 +11,9 @@ pub const ECHO: [u8; 17] = [
     0xef,
 ];
 
+/// Waits until COM1 has received something: `in al, 3fdh; test al, 1; jz`.
+pub const WAIT_FOR_INPUT: [u8; 9] = [0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xf7];
+
 /// `mov dx, port; mov al, value; out dx, al`
 #[must_use]
 pub fn out(port: u16, value: u8) -> Vec<u8> {

@@ -1,5 +1,5 @@
-//! Controllers from their specifications: opens the logical units, attaches them to a bus, and
-//! puts a virtio-scsi controller in front of it on the machine's PCI bus.
+//! Controllers from their specifications: opens the logical units and attaches them to a bus,
+//! once, and puts a virtio-scsi controller in front of it on the PCI bus of each machine.
 
 use std::io;
 use std::sync::Arc;
@@ -8,13 +8,10 @@ use devices::virtio::pci::VirtioPci;
 use devices::virtio::scsi::{self, Controller};
 use storage::engine::Pool;
 use storage::lun::{self, OpenError};
-use storage::target::{AttachError, Bus};
+use storage::target::{AttachError, Bus, FlushError};
 
 use crate::machine::{Machine, MachineError};
 use crate::spec::ControllerSpec;
-
-/// Threads for image I/O that cannot go by ring, shared by all controllers.
-const POOL_THREADS: usize = 8;
 
 /// A controller could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +36,14 @@ pub(crate) enum BuildError {
         /// Why.
         source: AttachError,
     },
+    /// What was written to a logical unit cannot be made stable.
+    #[error("{controller}: writes may be lost")]
+    Flush {
+        /// Whose it is.
+        controller: String,
+        /// Why.
+        source: FlushError,
+    },
     /// The host lacks descriptors or interrupt routes.
     #[error("{controller}: the host lacks a resource for it")]
     Host {
@@ -59,32 +64,67 @@ impl BuildError {
     }
 }
 
-/// Gives `machine` a controller for each of `specs`.
+/// A controller to be, with its logical units. It outlives the machines that it is put in.
+#[derive(Debug)]
+pub(crate) struct Hba {
+    spec: ControllerSpec,
+    bus: Arc<Bus>,
+}
+
+/// Opens the logical units of all controllers.
 ///
 /// # Errors
 /// [`BuildError`] names the controller and says why.
-pub(crate) fn controllers(machine: &Machine, specs: &[ControllerSpec]) -> Result<(), BuildError> {
-    let pool = Pool::new(POOL_THREADS);
-    specs.iter().try_for_each(|spec| add(machine, spec, &pool))
+pub(crate) fn open(specs: &[ControllerSpec]) -> Result<Vec<Hba>, BuildError> {
+    specs.iter().map(Hba::open).collect()
 }
 
-fn add(machine: &Machine, spec: &ControllerSpec, pool: &Arc<Pool>) -> Result<(), BuildError> {
-    let host = |source| BuildError::Host { controller: spec.id.clone(), source };
-    let bus = Bus::new(spec.request_queues).map_err(host)?;
-    attach_all(&bus, spec)?;
-    let controller = Controller::new(
-        scsi::ControllerSpec {
-            id: spec.id.clone(),
-            request_queues: spec.request_queues,
-            queue_size: spec.queue_size,
-        },
-        bus,
-        Arc::clone(pool),
-    );
-    let (memory, platform) = (machine.memory(), machine.platform());
-    let function = VirtioPci::new(Box::new(controller), memory, platform).map_err(host)?;
-    machine.add(Arc::new(function))?;
-    Ok(())
+/// Makes everything stable that was written to any logical unit.
+///
+/// # Errors
+/// [`BuildError::Flush`] of the first that fails; all are tried.
+pub(crate) fn flush(hbas: &[Hba]) -> Result<(), BuildError> {
+    hbas.iter().map(Hba::flush).fold(Ok(()), Result::and)
+}
+
+impl Hba {
+    fn open(spec: &ControllerSpec) -> Result<Hba, BuildError> {
+        let host = |source| BuildError::Host { controller: spec.id.clone(), source };
+        let bus = Bus::new(spec.request_queues).map_err(host)?;
+        attach_all(&bus, spec)?;
+        Ok(Hba { spec: spec.clone(), bus })
+    }
+
+    /// Puts the controller in `machine`; image I/O that blocks goes to `pool`.
+    ///
+    /// # Errors
+    /// [`BuildError`]
+    pub(crate) fn add_to(&self, machine: &Machine, pool: &Arc<Pool>) -> Result<(), BuildError> {
+        let host = |source| BuildError::Host { controller: self.spec.id.clone(), source };
+        let controller = Controller::new(
+            scsi::ControllerSpec {
+                id: self.spec.id.clone(),
+                request_queues: self.spec.request_queues,
+                queue_size: self.spec.queue_size,
+            },
+            Arc::clone(&self.bus),
+            Arc::clone(pool),
+        );
+        let (memory, platform) = (machine.memory(), machine.platform());
+        let function = VirtioPci::new(Box::new(controller), memory, platform).map_err(host)?;
+        machine.add(Arc::new(function))?;
+        Ok(())
+    }
+
+    /// What a reset of the machine does to the logical units.
+    pub(crate) fn hard_reset(&self) {
+        self.bus.hard_reset();
+    }
+
+    fn flush(&self) -> Result<(), BuildError> {
+        let failed = |source| BuildError::Flush { controller: self.spec.id.clone(), source };
+        self.bus.flush().map_err(failed)
+    }
 }
 
 fn attach_all(bus: &Bus, spec: &ControllerSpec) -> Result<(), BuildError> {

@@ -68,6 +68,58 @@ pub(crate) enum BootError {
     Memory(#[from] GuestMemoryError),
 }
 
+/// Kernel and initramfs, open.
+#[derive(Debug)]
+pub(crate) struct BootFiles {
+    kernel: BootFile,
+    initramfs: Option<BootFile>,
+    cmdline: String,
+}
+
+/// One of them.
+#[derive(Debug)]
+struct BootFile {
+    path: PathBuf,
+    what: &'static str,
+    file: File,
+}
+
+impl BootFiles {
+    /// Opens what `spec` names.
+    ///
+    /// # Errors
+    /// [`BootError::Read`]
+    pub(crate) fn open(spec: &BootSpec) -> Result<Self, BootError> {
+        let initramfs = spec.initramfs.as_deref();
+        Ok(BootFiles {
+            kernel: BootFile::open(&spec.kernel, "kernel")?,
+            initramfs: initramfs.map(|path| BootFile::open(path, "initramfs")).transpose()?,
+            cmdline: spec.cmdline.clone(),
+        })
+    }
+}
+
+impl BootFile {
+    fn open(path: &Path, what: &'static str) -> Result<Self, BootError> {
+        let file = File::open(path).map_err(|source| unreadable(path, what, source))?;
+        Ok(BootFile { path: path.to_owned(), what, file })
+    }
+
+    /// The file, from its beginning.
+    fn rewound(&self) -> Result<&File, BootError> {
+        (&self.file).rewind().map_err(|source| self.unreadable(source))?;
+        Ok(&self.file)
+    }
+
+    fn unreadable(&self, source: io::Error) -> BootError {
+        unreadable(&self.path, self.what, source)
+    }
+
+    fn no_room(&self, layout: &Layout) -> BootError {
+        BootError::NoRoom { path: self.path.clone(), memory: layout.low_ram().size }
+    }
+}
+
 /// Puts kernel, initramfs, command line, ACPI tables and the boot processor's tables in
 /// `memory`, and returns the guest physical address of the kernel's 64-bit entry point.
 ///
@@ -77,14 +129,14 @@ pub(crate) fn load(
     memory: &GuestMemoryMmap,
     layout: &Layout,
     vcpus: u8,
-    spec: &BootSpec,
+    files: &BootFiles,
 ) -> Result<u64, BootError> {
-    let (header, start) = load_kernel(memory, layout, &spec.kernel)?;
-    let initramfs = match &spec.initramfs {
-        Some(path) => Some(load_initramfs(memory, layout, &header, path)?),
+    let (header, start) = load_kernel(memory, layout, &files.kernel)?;
+    let initramfs = match &files.initramfs {
+        Some(file) => Some(load_initramfs(memory, layout, &header, file)?),
         None => None,
     };
-    load_cmdline(memory, &header, &spec.cmdline)?;
+    load_cmdline(memory, &header, &files.cmdline)?;
     let params = boot::params(layout, &header, initramfs);
     memory.write_obj(params, GuestAddress(layout::BOOT_PARAMS))?;
     memory.write_slice(&acpi::tables(layout, vcpus), GuestAddress(layout::ACPI.base))?;
@@ -97,25 +149,24 @@ pub(crate) fn load(
 fn load_kernel(
     memory: &GuestMemoryMmap,
     layout: &Layout,
-    path: &Path,
+    kernel: &BootFile,
 ) -> Result<(setup_header, u64), BootError> {
-    let mut file = open(path, "kernel")?;
-    let header = read_header(&mut file).map_err(|source| unreadable(path, "kernel", source))?;
+    let mut file = kernel.rewound()?;
+    let header = read_header(file).map_err(|source| kernel.unreadable(source))?;
     let header = boot::parse_header(&header)
-        .map_err(|source| BootError::Kernel { path: path.to_owned(), source })?;
+        .map_err(|source| BootError::Kernel { path: kernel.path.clone(), source })?;
     if boot::kernel_footprint(&header).end() > layout.low_ram().end() {
-        return Err(no_room(path, layout));
+        return Err(kernel.no_room(layout));
     }
     let start = GuestAddress(layout::HIGH_RAM);
     BzImage::load(memory, Some(start), &mut file, None)
-        .map_err(|source| BootError::Load { path: path.to_owned(), source })?;
+        .map_err(|source| BootError::Load { path: kernel.path.clone(), source })?;
     Ok((header, start.0))
 }
 
-fn read_header(file: &mut File) -> io::Result<Vec<u8>> {
+fn read_header(file: &File) -> io::Result<Vec<u8>> {
     let mut header = Vec::with_capacity(boot::HEADER_END);
     file.take(boot::HEADER_END as u64).read_to_end(&mut header)?;
-    file.rewind()?;
     Ok(header)
 }
 
@@ -123,17 +174,16 @@ fn load_initramfs(
     memory: &GuestMemoryMmap,
     layout: &Layout,
     header: &setup_header,
-    path: &Path,
+    initramfs: &BootFile,
 ) -> Result<Region, BootError> {
-    const WHAT: &str = "initramfs";
-    let mut file = open(path, WHAT)?;
-    let size = file.metadata().map_err(|source| unreadable(path, WHAT, source))?.len();
+    let mut file = initramfs.rewound()?;
+    let size = file.metadata().map_err(|source| initramfs.unreadable(source))?.len();
     let region =
-        boot::place_initramfs(layout, header, size).ok_or_else(|| no_room(path, layout))?;
+        boot::place_initramfs(layout, header, size).ok_or_else(|| initramfs.no_room(layout))?;
     let size = usize::try_from(size).unwrap_or(usize::MAX);
     memory
         .read_exact_volatile_from(GuestAddress(region.base), &mut file, size)
-        .map_err(|error| unreadable(path, WHAT, io::Error::other(error)))?;
+        .map_err(|error| initramfs.unreadable(io::Error::other(error)))?;
     Ok(region)
 }
 
@@ -150,16 +200,8 @@ fn load_cmdline(
     Ok(memory.write_slice(&terminated, GuestAddress(layout::CMDLINE.base))?)
 }
 
-fn open(path: &Path, what: &'static str) -> Result<File, BootError> {
-    File::open(path).map_err(|source| unreadable(path, what, source))
-}
-
 fn unreadable(path: &Path, what: &'static str, source: io::Error) -> BootError {
     BootError::Read { path: path.to_owned(), what, source }
-}
-
-fn no_room(path: &Path, layout: &Layout) -> BootError {
-    BootError::NoRoom { path: path.to_owned(), memory: layout.low_ram().size }
 }
 
 #[cfg(test)]
@@ -193,7 +235,7 @@ pub(crate) mod tests {
 
     fn try_load(spec: &BootSpec) -> Result<u64, BootError> {
         let (layout, memory) = machine(16 * MIB);
-        load(&memory, &layout, 1, spec)
+        load(&memory, &layout, 1, &BootFiles::open(spec)?)
     }
 
     #[test]
@@ -201,7 +243,7 @@ pub(crate) mod tests {
         let (kernel, initramfs) = (bzimage(&[0xf4]), file(b"070701"));
         let spec = BootSpec { initramfs: Some(initramfs.path().into()), ..spec(&kernel) };
         let (layout, memory) = machine(16 * MIB);
-        let entry = load(&memory, &layout, 1, &spec).unwrap();
+        let entry = load(&memory, &layout, 1, &BootFiles::open(&spec).unwrap()).unwrap();
         let read = |address, bytes: &mut [u8]| memory.read_slice(bytes, GuestAddress(address));
         let mut code = [0];
         read(entry, &mut code).unwrap();

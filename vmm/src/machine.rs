@@ -5,7 +5,7 @@
 //! [`Machine::start`], and dropping the machine joins the vCPUs before the rest goes. Must not
 //! know the configuration file, nor what a PCI function is for.
 
-use std::io;
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use arch::cpuid::{self, Processor};
@@ -16,18 +16,18 @@ use devices::pci::access::{self, ConfigPorts, Ecam, MemoryWindow};
 use devices::pci::root::{AddError, PciRoot, Window};
 use devices::platform::Platform;
 use devices::pm::{self, I8042, Power, PowerRequest, ResetControl, SleepRegisters};
+use devices::pvpanic::{self, PanicEvent, Pvpanic};
 use devices::serial::{self, Serial};
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::console::Writer;
 use crate::exit::{Exit, ExitReport};
 use crate::irq::KvmPlatform;
-use crate::kernel::{self, BootError};
+use crate::kernel::{self, BootError, BootFiles};
 use crate::memory::{self, MemoryError};
-use crate::spec::{BootSpec, MachineSpec};
+use crate::spec::MachineSpec;
 use crate::vcpu::{Buses, RunningVcpu, Vcpu, VcpuError};
 
 /// A machine could not be built or started.
@@ -95,6 +95,14 @@ fn advise(error: &kvm_ioctls::Error) -> &'static str {
     }
 }
 
+/// Opens KVM.
+///
+/// # Errors
+/// [`MachineError::Open`] says what to do.
+pub(crate) fn open_kvm() -> Result<Kvm, MachineError> {
+    Kvm::new().map_err(|source| MachineError::Open { source })
+}
+
 /// A machine. Fields are dropped in their order: the vCPUs' threads end first, and the memory
 /// outlives the VM.
 #[derive(Debug)]
@@ -103,6 +111,7 @@ pub(crate) struct Machine {
     ready: Vec<Vcpu>,
     serial: Arc<Serial>,
     power: Arc<Power>,
+    power_button: EventFd,
     pci: Arc<PciRoot>,
     report: Arc<ExitReport>,
     platform: Arc<KvmPlatform>,
@@ -116,36 +125,40 @@ impl Machine {
     /// # Errors
     /// [`MachineError`]; nothing is left behind.
     pub(crate) fn new(
+        kvm: &Kvm,
         spec: &MachineSpec,
-        boot: &BootSpec,
-        output: Writer,
+        boot: &BootFiles,
+        output: Box<dyn Write + Send>,
         room: EventFd,
     ) -> Result<Self, MachineError> {
-        let kvm = Kvm::new().map_err(|source| MachineError::Open { source })?;
-        check_vcpus(&kvm, spec.vcpus)?;
+        check_vcpus(kvm, spec.vcpus)?;
         let supported =
             kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(refused("to tell its CPUID"))?;
         let layout = Layout::new(spec.memory, cpuid::physical_bits(supported.as_slice()))?;
         let memory = Arc::new(memory::map(&layout)?);
         let entry = kernel::load(&memory, &layout, spec.vcpus, boot)?;
-        let vm = Arc::new(create_vm(&kvm)?);
+        let vm = Arc::new(create_vm(kvm)?);
         memory::give_to(&vm, &memory)?;
 
         let report = Arc::new(ExitReport::new()?);
         let platform = Arc::new(KvmPlatform::new(Arc::clone(&vm)));
         let irq = platform.line(layout::COM1_IRQ)?;
-        let serial = Arc::new(Serial::new(irq, room, Box::new(output)));
+        let serial = Arc::new(Serial::new(irq, room, output));
         let power = Arc::new(Power::new(report.event().try_clone()?));
+        let power_button = platform.line(layout::POWER_BUTTON_IRQ)?;
         let pci = Arc::new(PciRoot::new(window(layout::PCI32), Some(window(layout.pci64()))));
         let buses = Buses::default();
         wire_ports(&buses.ports, &serial, &power, &pci)?;
+        let pvpanic = Arc::new(pvpanic(&report));
+        buses.ports.insert(layout::PVPANIC.into(), pvpanic::PORTS, pvpanic)?;
         wire_memory(&buses.memory, &layout, &pci)?;
 
-        let vcpus = VcpuPlan { kvm: &kvm, vm: &vm, supported: &supported, entry };
+        let vcpus = VcpuPlan { kvm, vm: &vm, supported: &supported, entry };
         let ready = (0..spec.vcpus)
             .map(|index| vcpus.create(index, spec.vcpus, &buses, &report))
             .collect::<Result<_, _>>()?;
-        Ok(Machine { running: Vec::new(), ready, serial, power, pci, report, platform, memory })
+        let running = Vec::new();
+        Ok(Machine { running, ready, serial, power, power_button, pci, report, platform, memory })
     }
 
     /// What devices need of the hypervisor.
@@ -172,13 +185,23 @@ impl Machine {
         &self.serial
     }
 
-    /// Readable once [`exit`](Self::exit) may have something to say.
+    /// Presses the power button, for the guest to power off if it wants to.
+    ///
+    /// # Errors
+    /// When the interrupt cannot be signalled.
+    pub(crate) fn press_power_button(&self) -> io::Result<()> {
+        self.power_button.write(1)
+    }
+
+    /// Readable once [`take_exit`](Self::take_exit) may have something to say.
     pub(crate) fn exit_event(&self) -> &EventFd {
         self.report.event()
     }
 
     /// Why the guest stopped, if it did.
-    pub(crate) fn exit(&self) -> Option<Exit> {
+    pub(crate) fn take_exit(&self) -> Option<Exit> {
+        // Who asks without having waited finds it unset.
+        let _ = self.report.event().read();
         let requested = self.power.request().map(|request| match request {
             PowerRequest::PowerOff => Exit::PowerOff,
             PowerRequest::Reset => Exit::Reset,
@@ -260,6 +283,16 @@ fn wire_ports(
     ports.insert(layout::PCI_CONFIG.into(), access::CONFIG_PORTS, Arc::new(pci))
 }
 
+fn pvpanic(report: &Arc<ExitReport>) -> Pvpanic {
+    let report = Arc::clone(report);
+    Pvpanic::new(move |event| match event {
+        PanicEvent::Panicked => report.set(Exit::Crash("its kernel panicked (pvpanic)".into())),
+        PanicEvent::CrashLoaded => {
+            log::warn!("the guest's kernel panicked, and its crash kernel takes over (pvpanic)");
+        }
+    })
+}
+
 fn wire_memory(memory: &Bus, layout: &Layout, pci: &Arc<PciRoot>) -> Result<(), Overlap> {
     let ecam = Ecam::new(Arc::clone(pci));
     memory.insert(layout::ECAM.base, layout::ECAM.size, Arc::new(ecam))?;
@@ -305,9 +338,8 @@ impl VcpuPlan<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::console::tests::collector;
     use crate::kernel::tests::bzimage;
-    use crate::spec::{MemoryBacking, OnCrash, OnReboot};
+    use crate::spec::{BootSpec, MemoryBacking, OnCrash, OnReboot};
     use ::tests::tiny::{SPIN, out};
     use std::sync::mpsc;
     use std::thread;
@@ -317,6 +349,20 @@ mod tests {
 
     /// How long a guest of a few instructions may take.
     const LIMIT: Duration = Duration::from_secs(20);
+
+    /// An output whose bytes come out of a channel.
+    struct Collector(mpsc::Sender<u8>);
+
+    impl Write for Collector {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let sent = bytes.iter().try_for_each(|byte| self.0.send(*byte));
+            sent.map(|()| bytes.len()).map_err(io::Error::other)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
 
     /// A machine that runs `code` at the kernel's entry point; `None` where there is no KVM.
     fn machine(code: &[u8], vcpus: u8) -> Option<(Machine, mpsc::Receiver<u8>)> {
@@ -335,15 +381,17 @@ mod tests {
             stop_timeout: LIMIT,
         };
         let boot = BootSpec { kernel: kernel.path().into(), initramfs: None, cmdline: "x".into() };
-        let (output, bytes) = collector();
+        let (sender, bytes) = mpsc::channel();
         let room = EventFd::new(EFD_NONBLOCK).unwrap();
-        Some((Machine::new(&spec, &boot, output.writer(), room).unwrap(), bytes))
+        let (kvm, boot) = (open_kvm().unwrap(), BootFiles::open(&boot).unwrap());
+        let output = Box::new(Collector(sender));
+        Some((Machine::new(&kvm, &spec, &boot, output, room).unwrap(), bytes))
     }
 
     fn wait(machine: &Machine) -> Exit {
         let start = Instant::now();
         loop {
-            if let Some(exit) = machine.exit() {
+            if let Some(exit) = machine.take_exit() {
                 return exit;
             }
             assert!(start.elapsed() < LIMIT, "the guest does not end");
@@ -375,6 +423,20 @@ mod tests {
             let Some((exit, _)) = run(&code) else { return };
             assert_eq!(exit, Exit::Reset, "{port:#x}");
         }
+    }
+
+    #[test]
+    fn a_panic_that_the_guest_tells_of_is_a_crash() {
+        let code = [out(layout::PVPANIC, 1), SPIN.to_vec()].concat();
+        let Some((exit, _)) = run(&code) else { return };
+        assert_eq!(exit, Exit::Crash("its kernel panicked (pvpanic)".into()));
+    }
+
+    #[test]
+    fn a_panic_that_a_crash_kernel_handles_is_none() {
+        let code = [out(layout::PVPANIC, 2), out(layout::RESET, layout::RESET_VALUE)].concat();
+        let Some((exit, _)) = run(&[code, SPIN.to_vec()].concat()) else { return };
+        assert_eq!(exit, Exit::Reset);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! how it ends, what it does to the terminal, and what goes through the console.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 use tests::image::Image;
 use tests::terminal::Terminal;
-use tests::tiny::{ECHO, SPIN, bzimage, out, repeat};
+use tests::tiny::{ECHO, SPIN, WAIT_FOR_INPUT, bzimage, out, repeat};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -81,7 +81,9 @@ fn end(mut child: Child) -> (Option<i32>, String) {
         std::thread::sleep(Duration::from_millis(5));
     };
     let mut stderr = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    if let Some(mut pipe) = child.stderr.take() {
+        pipe.read_to_string(&mut stderr).unwrap();
+    }
     (status.code(), stderr)
 }
 
@@ -104,6 +106,54 @@ fn a_triple_fault_is_exit_3_and_names_the_vcpu() {
     let output = guest.run();
     assert_eq!(output.status.code(), Some(3));
     assert!(stderr(&output).contains("vcpu-0: triple fault"), "{}", stderr(&output));
+}
+
+fn reset() -> Vec<u8> {
+    [out(layout::RESET, layout::RESET_VALUE), SPIN.to_vec()].concat()
+}
+
+/// What a process holds of the host.
+#[derive(Debug, PartialEq, Eq)]
+struct Holdings {
+    descriptors: usize,
+    threads: usize,
+    resident_kib: u64,
+}
+
+impl Holdings {
+    fn of(process: &Child) -> Holdings {
+        let folder = |name| format!("/proc/{}/{name}", process.id());
+        let count = |name| fs::read_dir(folder(name)).unwrap().count();
+        let status = fs::read_to_string(folder("status")).unwrap();
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let resident_kib = resident.trim_end_matches("kB").trim().parse().unwrap();
+        Holdings { descriptors: count("fd"), threads: count("task"), resident_kib }
+    }
+}
+
+#[test]
+fn a_reset_starts_the_guest_again_and_nothing_piles_up() {
+    const LIVES: usize = 60;
+    // A guest that is there, does nothing until it is told to, and then resets.
+    let life = [out(layout::COM1, b'x'), WAIT_FOR_INPUT.to_vec(), reset()].concat();
+    let Some(guest) = Guest::new(&life) else { return };
+    let mut command = guest.command();
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut held = Vec::new();
+    for _ in 0..LIVES {
+        let mut byte = [0];
+        stdout.read_exact(&mut byte).unwrap();
+        held.push(Holdings::of(&child));
+        stdin.write_all(b"r").unwrap();
+    }
+    // What is allocated late, once, is no leak.
+    let (early, late) = (&held[4], &held[LIVES - 1]);
+    assert_eq!((late.descriptors, late.threads), (early.descriptors, early.threads), "{held:?}");
+    assert!(late.resident_kib < early.resident_kib + 1024, "{held:?}");
+    child.kill().unwrap();
+    let (_, stderr) = end(child);
+    assert!(stderr.contains("the guest reset, and starts again"), "{stderr}");
 }
 
 #[test]
@@ -147,17 +197,47 @@ fn keys_reach_the_guest_but_for_ctrl_a() {
     assert_eq!(terminal.mode().unwrap(), cooked, "the terminal is as it was");
 }
 
+fn send(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+}
+
+/// Reads the line of `stderr` that contains `wanted`.
+fn wait_for_line(stderr: &mut impl BufRead, wanted: &str) {
+    let mut line = String::new();
+    while !line.contains(wanted) {
+        line.clear();
+        assert_ne!(stderr.read_line(&mut line).unwrap(), 0, "no {wanted:?}");
+    }
+}
+
 #[test]
 fn signals_end_the_program_and_restore_the_terminal() {
-    let ends = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGALRM];
-    for signal in ends {
+    for signal in [Signal::SIGUSR1, Signal::SIGALRM, Signal::SIGQUIT] {
         let Some(guest) = Guest::new(&SPIN) else { return };
         let terminal = Terminal::new().unwrap();
         let cooked = terminal.mode().unwrap();
         let child = guest.run_at(&terminal);
-        kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+        send(&child, signal);
         let (status, stderr) = end(child);
         assert_eq!(status, Some(1), "{signal}: {stderr}");
+        assert_eq!(terminal.mode().unwrap(), cooked, "{signal}");
+    }
+}
+
+#[test]
+fn a_second_signal_ends_a_guest_that_does_not_power_off() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let Some(guest) = Guest::new(&SPIN) else { return };
+        let terminal = Terminal::new().unwrap();
+        let cooked = terminal.mode().unwrap();
+        let mut child = guest.run_at(&terminal);
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        send(&child, signal);
+        wait_for_line(&mut stderr, "asked to power off");
+        assert_ne!(terminal.mode().unwrap(), cooked, "the guest has its time");
+        send(&child, signal);
+        wait_for_line(&mut stderr, &format!("a second signal, {signal}"));
+        assert_eq!(end(child).0, Some(1), "{signal}");
         assert_eq!(terminal.mode().unwrap(), cooked, "{signal}");
     }
 }
@@ -169,7 +249,7 @@ fn a_crash_of_the_program_restores_the_terminal_too() {
         let terminal = Terminal::new().unwrap();
         let cooked = terminal.mode().unwrap();
         let mut child = guest.run_at(&terminal);
-        kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+        send(&child, signal);
         let status = child.wait().unwrap();
         assert_eq!(status.signal(), Some(signal as i32));
         assert_eq!(terminal.mode().unwrap(), cooked, "{signal}");
@@ -210,6 +290,6 @@ fn the_end_of_standard_input_closes_input_only() {
     assert_eq!(&echoed, b"last\x01x");
     std::thread::sleep(Duration::from_millis(50));
     assert!(child.try_wait().unwrap().is_none(), "the guest still runs");
-    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    send(&child, Signal::SIGQUIT);
     assert_eq!(end(child).0, Some(1));
 }

@@ -1,13 +1,13 @@
 //! The ACPI tables: hardware-reduced ACPI 6.5.
 //!
 //! Owns what the guest's firmware would say about interrupts (MADT), configuration space (MCFG),
-//! power (FADT) and devices that cannot be probed (DSDT): the serial port and the PCI root.
-//! Must not know which PCI devices there are.
+//! power (FADT) and devices that cannot be probed (DSDT): the serial port, the PCI root, the power
+//! button and the panic device. Must not know which PCI devices there are.
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name,
-    Package, Path, ResourceTemplate, ZERO,
+    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Method,
+    Name, Notify, Package, Path, ResourceTemplate, ZERO,
 };
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace as GasSpace, GAS};
@@ -27,6 +27,8 @@ const OEM_REVISION: u32 = 1;
 const DSDT_REVISION: u8 = 6;
 const SDT_HEADER: u32 = 36;
 const TABLE_ALIGN: usize = 16;
+
+const POWER_BUTTON: &str = "_SB_.PWRB";
 
 const BOOT_ARCH_NO_VGA: u16 = 1 << 2;
 const BOOT_ARCH_NO_CMOS_RTC: u16 = 1 << 5;
@@ -104,7 +106,9 @@ fn mcfg() -> impl Aml {
 
 fn dsdt(layout: &Layout) -> Sdt {
     let mut dsdt = Sdt::new(*b"DSDT", SDT_HEADER, DSDT_REVISION, OEM, OEM_TABLE, OEM_REVISION);
-    for part in [soft_off(), serial_port(), pci_root(layout), board_resources()] {
+    let fixed = [soft_off(), serial_port(), pci_root(layout), board_resources()];
+    let events = [power_button(), event_device(), panic_device()];
+    for part in fixed.into_iter().chain(events) {
         dsdt.append_slice(&part);
     }
     dsdt
@@ -118,11 +122,11 @@ fn soft_off() -> Vec<u8> {
 
 /// COM1. Without a PIC, Linux takes its interrupt from here alone.
 fn serial_port() -> Vec<u8> {
-    let irq = Interrupt::new(true, true, false, false, layout::COM1_IRQ);
+    let irq = edge(layout::COM1_IRQ);
     let ports = IO::new(layout::COM1, layout::COM1, 1, 8);
     device(
         "_SB_.COM1",
-        "PNP0501",
+        &EISAName::new("PNP0501"),
         &[(&"_DDN", &"COM1"), (&"_CRS", &ResourceTemplate::new(vec![&irq, &ports]))],
     )
 }
@@ -148,7 +152,7 @@ fn pci_root(layout: &Layout) -> Vec<u8> {
     let resources = ResourceTemplate::new(vec![&buses, &config, &window32, &window64]);
     device(
         "_SB_.PCI0",
-        "PNP0A08",
+        &EISAName::new("PNP0A08"),
         &[
             (&"_CID", &EISAName::new("PNP0A03")),
             (&"_SEG", &ZERO),
@@ -162,15 +166,57 @@ fn pci_root(layout: &Layout) -> Vec<u8> {
 fn board_resources() -> Vec<u8> {
     let ecam = Memory32Fixed::new(true, low32(layout::ECAM.base), low32(layout::ECAM.size));
     let sleep = IO::new(layout::SLEEP_CONTROL, layout::SLEEP_CONTROL, 1, 2);
-    device("_SB_.MBRD", "PNP0C02", &[(&"_CRS", &ResourceTemplate::new(vec![&ecam, &sleep]))])
+    let resources = ResourceTemplate::new(vec![&ecam, &sleep]);
+    device("_SB_.MBRD", &EISAName::new("PNP0C02"), &[(&"_CRS", &resources)])
+}
+
+/// The power button as a control method device (ACPI 6.5, 4.8.2.2.1.2): hardware-reduced ACPI has
+/// no fixed one.
+fn power_button() -> Vec<u8> {
+    device(POWER_BUTTON, &EISAName::new("PNP0C0C"), &[])
+}
+
+/// The Generic Event Device (ACPI 6.5, 5.6.9), whose only event is that the power button was
+/// pressed.
+fn event_device() -> Vec<u8> {
+    /// Status changed: pressed, while the guest runs.
+    const PRESSED: u8 = 0x80;
+    let button = Path::new(POWER_BUTTON);
+    let notify = Notify::new(&button, &PRESSED);
+    let event = Method::new("_EVT".into(), 1, true, vec![&notify]);
+    let irq = edge(layout::POWER_BUTTON_IRQ);
+    let resources = ResourceTemplate::new(vec![&irq]);
+    device_with("_SB_.GED_", &"ACPI0013", &[(&"_CRS", &resources)], &[&event])
+}
+
+/// The port by which a guest tells of its panic (pvpanic).
+fn panic_device() -> Vec<u8> {
+    let port = IO::new(layout::PVPANIC, layout::PVPANIC, 1, 1);
+    device("_SB_.PEVT", &"QEMU0001", &[(&"_CRS", &ResourceTemplate::new(vec![&port]))])
+}
+
+/// An edge-triggered interrupt line of a device's own.
+fn edge(irq: u32) -> Interrupt {
+    let (consumer, edge_triggered, active_low, shared) = (true, true, false, false);
+    Interrupt::new(consumer, edge_triggered, active_low, shared, irq)
 }
 
 /// A device of the one instance, with `_HID`, `_UID` and the named objects given.
-fn device(path: &str, hid: &str, objects: &[(&&str, &dyn Aml)]) -> Vec<u8> {
-    let mut names =
-        vec![Name::new("_HID".into(), &EISAName::new(hid)), Name::new("_UID".into(), &ZERO)];
+fn device(path: &str, hid: &dyn Aml, objects: &[(&&str, &dyn Aml)]) -> Vec<u8> {
+    device_with(path, hid, objects, &[])
+}
+
+/// As [`device`], with methods.
+fn device_with(
+    path: &str,
+    hid: &dyn Aml,
+    objects: &[(&&str, &dyn Aml)],
+    methods: &[&dyn Aml],
+) -> Vec<u8> {
+    let mut names = vec![Name::new("_HID".into(), hid), Name::new("_UID".into(), &ZERO)];
     names.extend(objects.iter().map(|(name, value)| Name::new(Path::new(name), *value)));
-    bytes(&Device::new(path.into(), names.iter().map(|name| name as &dyn Aml).collect()))
+    let names = names.iter().map(|name| name as &dyn Aml);
+    bytes(&Device::new(path.into(), names.chain(methods.iter().copied()).collect()))
 }
 
 /// An address or size known to lie below 4 GiB.

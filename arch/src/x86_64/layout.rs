@@ -76,6 +76,11 @@ pub const IOAPIC_PINS: u32 = 24;
 pub const COM1: u16 = 0x3f8;
 /// The line of the first serial port.
 pub const COM1_IRQ: u32 = 4;
+/// The line by which the power button tells that it was pressed: that of the SCI, which there is
+/// none of in hardware-reduced ACPI.
+pub const POWER_BUTTON_IRQ: u32 = 9;
+/// The port by which a guest tells of its panic.
+pub const PVPANIC: u16 = 0x505;
 /// The keyboard controller's first port; the last of its 5 is the command and status port.
 pub const I8042: u16 = 0x60;
 /// The ACPI sleep control register (ACPI 6.5, 4.8.3.7); the sleep status register follows it.

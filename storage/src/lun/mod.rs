@@ -1,6 +1,7 @@
 //! Logical units: what a command means.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 
 use crate::engine::IoContext;
@@ -30,6 +31,15 @@ pub trait LogicalUnit: fmt::Debug + Send + Sync {
     /// A reset of the logical unit, with none of its commands in flight: what a reset puts back
     /// goes back (SAM-6, Logical unit reset).
     fn reset(&self) {}
+
+    /// Makes everything stable that was written to it, and waits for that; called with none of its
+    /// commands in flight, before the VMM ends.
+    ///
+    /// # Errors
+    /// What the host says; writes may then be lost.
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
 
     /// The longest READ or WRITE that it takes, in bytes.
     fn max_transfer(&self) -> u64;

@@ -12,5 +12,5 @@ mod gauntlet;
 mod lane;
 mod responders;
 
-pub use bus::{AttachError, Bus, DetachError};
+pub use bus::{AttachError, Bus, DetachError, FlushError};
 pub use lane::Lane;

@@ -148,6 +148,10 @@ impl LogicalUnit for Disk {
         Submitted::Done(answer)
     }
 
+    fn flush(&self) -> std::io::Result<()> {
+        self.medium.flush()
+    }
+
     fn max_transfer(&self) -> u64 {
         u64::from(MAX_TRANSFER)
     }
