@@ -1,13 +1,16 @@
-//! What the guest boots: a bzImage, an initramfs and a command line, put in its memory.
+//! What the guest boots: a kernel, an initramfs and a command line, put in its memory.
 //!
 //! Owns reading the files and placing them; what a kernel must look like and be told is
-//! `arch::boot`.
+//! `arch::boot`. The files are opened once and read at each start of the guest. Nothing keeps
+//! others from changing them meanwhile: then the guest starts with what is there, or it does not
+//! start.
 
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use arch::boot::{self, NotBootable};
+use arch::boot::{self, Entry, Form, NoPlace, NotBootable, elf, linux, pvh};
 use arch::layout::{self, Layout, Region};
 use arch::{acpi, regs};
 use linux_loader::loader::bootparam::setup_header;
@@ -15,6 +18,8 @@ use linux_loader::loader::{BzImage, KernelLoader};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
 use crate::spec::BootSpec;
+
+const MIB: u64 = 1 << 20;
 
 /// The guest cannot be booted with what it was given.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +33,14 @@ pub(crate) enum BootError {
         what: &'static str,
         /// Why.
         source: io::Error,
+    },
+    /// A file is a folder, a pipe or something else that is not read twice.
+    #[error("{path}: the {what} is no regular file: give the path of one")]
+    NoFile {
+        /// The file.
+        path: PathBuf,
+        /// What it was to be.
+        what: &'static str,
     },
     /// The kernel is of the wrong kind.
     #[error("{path}: cannot boot this kernel")]
@@ -46,12 +59,27 @@ pub(crate) enum BootError {
         source: linux_loader::loader::Error,
     },
     /// Too little memory.
-    #[error("{path}: {memory} bytes of memory are too few for it: give the machine more")]
+    #[error(
+        "{path}: the machine's {memory} MiB of memory have no room for this {what}: give it {} MiB \
+         at least, and what the guest needs to run", .needed.div_ceil(MIB)
+    )]
     NoRoom {
-        /// The kernel or initramfs.
+        /// The file.
         path: PathBuf,
-        /// RAM below the hole in bytes.
+        /// What the file is.
+        what: &'static str,
+        /// The machine's memory in MiB.
         memory: u64,
+        /// The memory that it would take, in bytes.
+        needed: u64,
+    },
+    /// Too large for any amount of memory.
+    #[error("{path}: this {what} is too large for the kernel to reach: give a smaller one")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// What the file is.
+        what: &'static str,
     },
     /// The command line is too long or holds a NUL.
     #[error(
@@ -76,7 +104,24 @@ pub(crate) struct BootFiles {
     cmdline: String,
 }
 
-/// One of them.
+impl BootFiles {
+    /// Opens what `spec` names.
+    ///
+    /// # Errors
+    /// [`BootError`] when a file cannot be read, or the kernel is none.
+    pub(crate) fn open(spec: &BootSpec) -> Result<Self, BootError> {
+        let initramfs = spec.initramfs.as_deref();
+        let files = BootFiles {
+            kernel: BootFile::open(&spec.kernel, "kernel")?,
+            initramfs: initramfs.map(|path| BootFile::open(path, "initramfs")).transpose()?,
+            cmdline: spec.cmdline.clone(),
+        };
+        files.kernel.form()?;
+        Ok(files)
+    }
+}
+
+/// One of the files.
 #[derive(Debug)]
 struct BootFile {
     path: PathBuf,
@@ -84,44 +129,88 @@ struct BootFile {
     file: File,
 }
 
-impl BootFiles {
-    /// Opens what `spec` names.
-    ///
-    /// # Errors
-    /// [`BootError::Read`]
-    pub(crate) fn open(spec: &BootSpec) -> Result<Self, BootError> {
-        let initramfs = spec.initramfs.as_deref();
-        Ok(BootFiles {
-            kernel: BootFile::open(&spec.kernel, "kernel")?,
-            initramfs: initramfs.map(|path| BootFile::open(path, "initramfs")).transpose()?,
-            cmdline: spec.cmdline.clone(),
-        })
-    }
-}
-
 impl BootFile {
     fn open(path: &Path, what: &'static str) -> Result<Self, BootError> {
-        let file = File::open(path).map_err(|source| unreadable(path, what, source))?;
+        let unreadable = |source| BootError::Read { path: path.to_owned(), what, source };
+        // Who opened a FIFO would wait for a writer.
+        let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+        let file = opened.map_err(unreadable)?;
+        if !file.metadata().map_err(unreadable)?.is_file() {
+            return Err(BootError::NoFile { path: path.to_owned(), what });
+        }
         Ok(BootFile { path: path.to_owned(), what, file })
     }
 
-    /// The file, from its beginning.
-    fn rewound(&self) -> Result<&File, BootError> {
-        (&self.file).rewind().map_err(|source| self.unreadable(source))?;
+    /// Bytes of the file.
+    fn len(&self) -> Result<u64, BootError> {
+        Ok(self.file.metadata().map_err(|source| self.unreadable(source))?.len())
+    }
+
+    /// What form of kernel it is.
+    fn form(&self) -> Result<Form, BootError> {
+        let mut head = Vec::with_capacity(boot::HEAD);
+        let read = self.at(0)?.take(boot::HEAD as u64).read_to_end(&mut head);
+        read.map_err(|source| self.unreadable(source))?;
+        boot::probe(&head).map_err(|source| self.not_bootable(source))
+    }
+
+    /// The file, to be read from `offset`.
+    fn at(&self, offset: u64) -> Result<&File, BootError> {
+        let sought = (&self.file).seek(SeekFrom::Start(offset));
+        sought.map_err(|source| self.unreadable(source))?;
         Ok(&self.file)
     }
 
-    fn unreadable(&self, source: io::Error) -> BootError {
-        unreadable(&self.path, self.what, source)
+    /// A part of the file.
+    fn read(&self, part: Region) -> Result<Vec<u8>, BootError> {
+        let mut bytes = vec![0; usize::try_from(part.size).unwrap_or(usize::MAX)];
+        let read = self.at(part.base)?.read_exact(&mut bytes);
+        read.map_err(|source| self.unreadable(source))?;
+        Ok(bytes)
     }
 
-    fn no_room(&self, layout: &Layout) -> BootError {
-        BootError::NoRoom { path: self.path.clone(), memory: layout.low_ram().size }
+    /// Puts the part of the file from `offset` into `region` of guest memory.
+    fn load(&self, memory: &GuestMemoryMmap, offset: u64, region: Region) -> Result<(), BootError> {
+        let size = usize::try_from(region.size).unwrap_or(usize::MAX);
+        let mut file = self.at(offset)?;
+        memory
+            .read_exact_volatile_from(GuestAddress(region.base), &mut file, size)
+            .map_err(|error| self.unreadable(io::Error::other(error)))
+    }
+
+    fn unreadable(&self, source: io::Error) -> BootError {
+        BootError::Read { path: self.path.clone(), what: self.what, source }
+    }
+
+    fn not_bootable(&self, source: NotBootable) -> BootError {
+        BootError::Kernel { path: self.path.clone(), source }
+    }
+
+    /// It takes the memory up to `needed`, or more than there can be.
+    fn no_room(&self, layout: &Layout, needed: Option<u64>) -> BootError {
+        let (path, what) = (self.path.clone(), self.what);
+        let memory = layout.ram().map(|region| region.size).sum::<u64>() / MIB;
+        match needed {
+            Some(needed) => BootError::NoRoom { path, what, memory, needed },
+            None => BootError::TooLarge { path, what },
+        }
     }
 }
 
+/// A kernel in memory.
+struct Kernel {
+    entry: Entry,
+    /// Where the memory ends that it takes at first.
+    end: u64,
+    /// Where the memory ends in which it looks for an initramfs.
+    initramfs_limit: u64,
+    cmdline_max: u64,
+    /// Of its own, or what stands for it.
+    header: setup_header,
+}
+
 /// Puts kernel, initramfs, command line, ACPI tables and the boot processor's tables in
-/// `memory`, and returns the guest physical address of the kernel's 64-bit entry point.
+/// `memory`, and returns where the kernel is entered.
 ///
 /// # Errors
 /// [`BootError`]: the file, why, and what to do.
@@ -130,78 +219,112 @@ pub(crate) fn load(
     layout: &Layout,
     vcpus: u8,
     files: &BootFiles,
-) -> Result<u64, BootError> {
-    let (header, start) = load_kernel(memory, layout, &files.kernel)?;
+) -> Result<Entry, BootError> {
+    let kernel = match files.kernel.form()? {
+        Form::BzImage(header) => load_bzimage(memory, layout, &files.kernel, *header)?,
+        Form::Elf(header) => load_elf(memory, layout, &files.kernel, header)?,
+    };
     let initramfs = match &files.initramfs {
-        Some(file) => Some(load_initramfs(memory, layout, &header, file)?),
+        Some(file) => Some(load_initramfs(memory, layout, &kernel, file)?),
         None => None,
     };
-    load_cmdline(memory, &header, &files.cmdline)?;
-    let params = boot::params(layout, &header, initramfs);
-    memory.write_obj(params, GuestAddress(layout::BOOT_PARAMS))?;
+    load_cmdline(memory, kernel.cmdline_max, &files.cmdline)?;
+    match kernel.entry {
+        Entry::Linux64(_) => {
+            let params = linux::params(layout, &kernel.header, initramfs);
+            memory.write_obj(params, GuestAddress(layout::BOOT_PARAMS))?;
+        }
+        Entry::Pvh(_) => {
+            let info = pvh::start_info(layout, initramfs);
+            memory.write_slice(&info, GuestAddress(layout::START_INFO.base))?;
+        }
+    }
     memory.write_slice(&acpi::tables(layout, vcpus), GuestAddress(layout::ACPI.base))?;
     memory.write_slice(&boot::reset_code(), GuestAddress(layout::RESET_VECTOR))?;
     memory.write_slice(&regs::gdt(), GuestAddress(layout::GDT))?;
     memory.write_slice(&regs::page_tables(), GuestAddress(layout::PAGE_TABLES))?;
-    Ok(start + boot::ENTRY_64)
+    Ok(kernel.entry)
 }
 
-fn load_kernel(
+fn load_bzimage(
     memory: &GuestMemoryMmap,
     layout: &Layout,
-    kernel: &BootFile,
-) -> Result<(setup_header, u64), BootError> {
-    let mut file = kernel.rewound()?;
-    let header = read_header(file).map_err(|source| kernel.unreadable(source))?;
-    let header = boot::parse_header(&header)
-        .map_err(|source| BootError::Kernel { path: kernel.path.clone(), source })?;
-    if boot::kernel_footprint(&header).end() > layout.low_ram().end() {
-        return Err(kernel.no_room(layout));
+    file: &BootFile,
+    header: setup_header,
+) -> Result<Kernel, BootError> {
+    let end = linux::kernel_footprint(&header).end();
+    if end > layout.low_ram().end() {
+        return Err(file.no_room(layout, Some(end)));
     }
-    let start = GuestAddress(layout::HIGH_RAM);
-    BzImage::load(memory, Some(start), &mut file, None)
-        .map_err(|source| BootError::Load { path: kernel.path.clone(), source })?;
-    Ok((header, start.0))
+    BzImage::load(memory, Some(GuestAddress(layout::HIGH_RAM)), &mut file.at(0)?, None)
+        .map_err(|source| BootError::Load { path: file.path.clone(), source })?;
+    Ok(Kernel {
+        entry: Entry::Linux64(layout::HIGH_RAM + linux::ENTRY_64),
+        end,
+        initramfs_limit: u64::from(header.initrd_addr_max) + 1,
+        cmdline_max: header.cmdline_size.into(),
+        header,
+    })
 }
 
-fn read_header(file: &File) -> io::Result<Vec<u8>> {
-    let mut header = Vec::with_capacity(boot::HEADER_END);
-    file.take(boot::HEADER_END as u64).read_to_end(&mut header)?;
-    Ok(header)
+fn load_elf(
+    memory: &GuestMemoryMmap,
+    layout: &Layout,
+    file: &BootFile,
+    header: elf::Header,
+) -> Result<Kernel, BootError> {
+    let not_bootable = |source| file.not_bootable(source);
+    let contents = elf::Contents::parse(&file.read(header.table)?).map_err(not_bootable)?;
+    let entry = match pvh_entry(file, &contents)? {
+        Some(address) => Entry::Pvh(address),
+        None => Entry::Linux64(header.entry),
+    };
+    contents.check_entry(entry.address()).map_err(not_bootable)?;
+    let end = contents.footprint().end();
+    if end > layout.low_ram().end() {
+        return Err(file.no_room(layout, Some(end).filter(|end| *end <= layout::HOLE.base)));
+    }
+    for segment in &contents.segments {
+        let region = Region { size: segment.file.size, ..segment.memory };
+        file.load(memory, segment.file.base, region)?;
+    }
+    Ok(Kernel {
+        entry,
+        end,
+        initramfs_limit: layout::HOLE.base,
+        cmdline_max: boot::CMDLINE_MAX,
+        header: linux::header_of_vmlinux(),
+    })
+}
+
+fn pvh_entry(file: &BootFile, contents: &elf::Contents) -> Result<Option<u32>, BootError> {
+    for notes in &contents.notes {
+        if let Some(address) = notes.pvh_entry(&file.read(notes.file)?) {
+            return Ok(Some(address));
+        }
+    }
+    Ok(None)
 }
 
 fn load_initramfs(
     memory: &GuestMemoryMmap,
     layout: &Layout,
-    header: &setup_header,
-    initramfs: &BootFile,
+    kernel: &Kernel,
+    file: &BootFile,
 ) -> Result<Region, BootError> {
-    let mut file = initramfs.rewound()?;
-    let size = file.metadata().map_err(|source| initramfs.unreadable(source))?.len();
-    let region =
-        boot::place_initramfs(layout, header, size).ok_or_else(|| initramfs.no_room(layout))?;
-    let size = usize::try_from(size).unwrap_or(usize::MAX);
-    memory
-        .read_exact_volatile_from(GuestAddress(region.base), &mut file, size)
-        .map_err(|error| initramfs.unreadable(io::Error::other(error)))?;
+    let region = boot::place_initramfs(layout, kernel.end, kernel.initramfs_limit, file.len()?)
+        .map_err(|NoPlace { needed }| file.no_room(layout, needed))?;
+    file.load(memory, 0, region)?;
     Ok(region)
 }
 
-fn load_cmdline(
-    memory: &GuestMemoryMmap,
-    header: &setup_header,
-    cmdline: &str,
-) -> Result<(), BootError> {
-    let max = u64::from(header.cmdline_size).min(layout::CMDLINE.size - 1);
+fn load_cmdline(memory: &GuestMemoryMmap, max: u64, cmdline: &str) -> Result<(), BootError> {
+    let max = max.min(layout::CMDLINE.size - 1);
     if cmdline.len() as u64 > max || cmdline.contains('\0') {
         return Err(BootError::Cmdline { len: cmdline.len(), max });
     }
     let terminated = [cmdline.as_bytes(), &[0]].concat();
     Ok(memory.write_slice(&terminated, GuestAddress(layout::CMDLINE.base))?)
-}
-
-fn unreadable(path: &Path, what: &'static str, source: io::Error) -> BootError {
-    BootError::Read { path: path.to_owned(), what, source }
 }
 
 #[cfg(test)]
@@ -233,7 +356,7 @@ pub(crate) mod tests {
         (layout, memory)
     }
 
-    fn try_load(spec: &BootSpec) -> Result<u64, BootError> {
+    fn try_load(spec: &BootSpec) -> Result<Entry, BootError> {
         let (layout, memory) = machine(16 * MIB);
         load(&memory, &layout, 1, &BootFiles::open(spec)?)
     }
@@ -246,7 +369,7 @@ pub(crate) mod tests {
         let entry = load(&memory, &layout, 1, &BootFiles::open(&spec).unwrap()).unwrap();
         let read = |address, bytes: &mut [u8]| memory.read_slice(bytes, GuestAddress(address));
         let mut code = [0];
-        read(entry, &mut code).unwrap();
+        read(entry.address(), &mut code).unwrap();
         assert_eq!(code, [0xf4]);
         let mut text = [0; 14];
         read(layout::CMDLINE.base, &mut text).unwrap();
@@ -264,7 +387,54 @@ pub(crate) mod tests {
         let other = file(&[0; 2048]);
         let error = try_load(&spec(&other)).unwrap_err();
         assert!(error.to_string().contains(&*other.path().to_string_lossy()));
-        assert!(matches!(error, BootError::Kernel { source: NotBootable::NotBzImage, .. }));
+        assert!(matches!(error, BootError::Kernel { source: NotBootable::NoKernel, .. }));
+    }
+
+    #[test]
+    fn an_elf_file_that_is_no_kernel_is_refused() {
+        let program = BootFiles::open(&BootSpec {
+            kernel: "/proc/self/exe".into(),
+            initramfs: None,
+            cmdline: String::new(),
+        });
+        let (layout, memory) = machine(16 * MIB);
+        let error = load(&memory, &layout, 1, &program.unwrap()).unwrap_err();
+        assert!(matches!(error, BootError::Kernel { source: NotBootable::OtherElf(_), .. }));
+    }
+
+    #[test]
+    fn a_vmlinux_beyond_the_memory_or_cut_off_is_refused() {
+        let whole = ::tests::tiny::vmlinux(&[0xf4; 64]);
+        let cut_off = file(&whole[..whole.len() - 1]);
+        assert!(matches!(try_load(&spec(&cut_off)), Err(BootError::Read { .. })));
+        let mut far = whole;
+        // The physical address of the segment, and the entry point.
+        far[64 + 24..][..8].copy_from_slice(&(64 * MIB).to_le_bytes());
+        far[24..][..8].copy_from_slice(&(64 * MIB).to_le_bytes());
+        let error = try_load(&spec(&file(&far))).unwrap_err().to_string();
+        assert!(error.contains("no room for this kernel: give it 65 MiB"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused() {
+        let folder = BootSpec { kernel: "/".into(), initramfs: None, cmdline: String::new() };
+        assert!(matches!(BootFiles::open(&folder), Err(BootError::NoFile { .. })));
+    }
+
+    #[test]
+    fn the_kernel_is_read_from_the_file_that_was_opened() {
+        let kernel = bzimage(&[0xf4]);
+        let files = BootFiles::open(&spec(&kernel)).unwrap();
+        // As package managers replace it.
+        let other = file(&[0; 4096]);
+        std::fs::rename(other.path(), kernel.path()).unwrap();
+        let (layout, memory) = machine(16 * MIB);
+        assert!(load(&memory, &layout, 1, &files).is_ok());
+        // As nobody should: the next start fails, and nothing else.
+        let kernel = bzimage(&[0xf4]);
+        let files = BootFiles::open(&spec(&kernel)).unwrap();
+        kernel.as_file().set_len(0).unwrap();
+        assert!(matches!(load(&memory, &layout, 1, &files), Err(BootError::Kernel { .. })));
     }
 
     #[test]
@@ -280,7 +450,9 @@ pub(crate) mod tests {
         let (kernel, large) = (bzimage(&[]), file(&[]));
         large.as_file().set_len(16 * MIB).unwrap();
         let spec = BootSpec { initramfs: Some(large.path().into()), ..spec(&kernel) };
-        assert!(matches!(try_load(&spec), Err(BootError::NoRoom { .. })));
+        let error = try_load(&spec).unwrap_err().to_string();
+        assert!(error.contains("16 MiB of memory have no room for this initramfs"), "{error}");
+        assert!(error.contains("give it 18 MiB"), "{error}");
         let long = BootSpec { initramfs: None, cmdline: "x".repeat(2048), ..spec };
         assert!(matches!(try_load(&long), Err(BootError::Cmdline { len: 2048, max: 2047 })));
     }

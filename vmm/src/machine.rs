@@ -8,6 +8,7 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use arch::boot::Entry;
 use arch::cpuid::{self, Processor};
 use arch::layout::{self, Layout, LayoutError, Region};
 use devices::bus::{Bus, BusDevice, Overlap};
@@ -308,7 +309,7 @@ struct VcpuPlan<'a> {
     kvm: &'a Kvm,
     vm: &'a VmFd,
     supported: &'a CpuId,
-    entry: u64,
+    entry: Entry,
 }
 
 impl VcpuPlan<'_> {
@@ -338,9 +339,9 @@ impl VcpuPlan<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::tests::bzimage;
+    use crate::kernel::tests::file;
     use crate::spec::{BootSpec, MemoryBacking, OnCrash, OnReboot};
-    use ::tests::tiny::{SPIN, out};
+    use ::tests::tiny::{SPIN, bzimage, out, pvh, vmlinux};
     use std::sync::mpsc;
     use std::thread;
     use std::time::{Duration, Instant};
@@ -366,10 +367,15 @@ mod tests {
 
     /// A machine that runs `code` at the kernel's entry point; `None` where there is no KVM.
     fn machine(code: &[u8], vcpus: u8) -> Option<(Machine, mpsc::Receiver<u8>)> {
+        machine_of(&bzimage(code), vcpus)
+    }
+
+    /// A machine with this kernel.
+    fn machine_of(kernel: &[u8], vcpus: u8) -> Option<(Machine, mpsc::Receiver<u8>)> {
         if !::tests::kvm::is_there() {
             return None;
         }
-        let kernel = bzimage(code);
+        let kernel = file(kernel);
         let spec = MachineSpec {
             name: "test".into(),
             uuid: Uuid::nil(),
@@ -405,11 +411,42 @@ mod tests {
         Some((wait(&machine), bytes))
     }
 
+    fn power_off() -> Vec<u8> {
+        let off = out(layout::SLEEP_CONTROL, layout::SLEEP_TYPE_S5 << 2 | 1 << 5);
+        [off, SPIN.to_vec()].concat()
+    }
+
+    /// What a guest with this kernel writes until it powers off.
+    fn output_of(kernel: &[u8]) -> Option<Vec<u8>> {
+        let (mut machine, bytes) = machine_of(kernel, 1)?;
+        machine.start().unwrap();
+        assert_eq!(wait(&machine), Exit::PowerOff);
+        Some(bytes.try_iter().collect())
+    }
+
+    #[test]
+    fn each_form_of_kernel_is_entered_as_it_wants() {
+        // mov al, 'A'; dec eax (in 64-bit code a prefix without effect); mov dx, COM1; out dx, al
+        let mode = [0xb0, b'A', 0x48, 0x66, 0xba, 0xf8, 0x03, 0xee];
+        // mov al, [rsi + 202h]; out dx, al: "HdrS" of the zero page
+        let zero_page = [0x8a, 0x86, 0x02, 0x02, 0x00, 0x00, 0xee];
+        // mov al, [ebx]; out dx, al: the magic number of the start info
+        let start_info = [0x8a, 0x03, 0xee];
+        let code = |told: &[u8]| [&mode, told, &power_off()].concat();
+        for (kernel, expected) in [
+            (bzimage(&code(&zero_page)), b"AH"),
+            (vmlinux(&code(&zero_page)), b"AH"),
+            (pvh(&code(&start_info)), b"@x"),
+        ] {
+            let Some(output) = output_of(&kernel) else { return };
+            assert_eq!(output, expected);
+        }
+    }
+
     #[test]
     fn a_guest_writes_to_its_serial_port_and_powers_off() {
         let mut code: Vec<u8> = b"hello".iter().flat_map(|byte| out(layout::COM1, *byte)).collect();
-        code.extend(out(layout::SLEEP_CONTROL, layout::SLEEP_TYPE_S5 << 2 | 1 << 5));
-        code.extend(SPIN);
+        code.extend(power_off());
         let Some((exit, bytes)) = run(&code) else { return };
         assert_eq!(exit, Exit::PowerOff);
         let text: Vec<u8> = bytes.iter().take(5).collect();

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
+use arch::boot::Entry;
 use arch::regs;
 use devices::bus::Bus;
 use kvm_bindings::{CpuId, Msrs};
@@ -63,8 +64,8 @@ pub(crate) struct Vcpu {
 }
 
 impl Vcpu {
-    /// Gives vCPU `index` its initial state: the first one starts at `entry`, in long mode, and
-    /// the others wait for a start-up IPI.
+    /// Gives vCPU `index` its initial state: the first one starts at `entry`, and the others wait
+    /// for a start-up IPI.
     ///
     /// # Errors
     /// [`VcpuError::Kvm`]
@@ -72,7 +73,7 @@ impl Vcpu {
         fd: VcpuFd,
         index: u8,
         cpuid: &CpuId,
-        entry: u64,
+        entry: Entry,
         buses: Buses,
         report: Arc<ExitReport>,
     ) -> Result<Self, VcpuError> {
@@ -81,7 +82,7 @@ impl Vcpu {
         vcpu.attempt("its MSRs", set_msrs)?;
         vcpu.attempt("its local APIC", wire_lapic)?;
         if index == 0 {
-            vcpu.attempt("its system registers", enter_long_mode)?;
+            vcpu.attempt("its system registers", |fd| enter(fd, entry))?;
             vcpu.attempt("its registers", |fd| fd.set_regs(&regs::general(entry)))?;
             vcpu.attempt("its FPU", |fd| fd.set_fpu(&regs::fpu()))?;
         }
@@ -216,9 +217,9 @@ fn wire_lapic(fd: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
     fd.set_lapic(&lapic)
 }
 
-fn enter_long_mode(fd: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
+fn enter(fd: &VcpuFd, entry: Entry) -> Result<(), kvm_ioctls::Error> {
     let mut sregs = fd.get_sregs()?;
-    regs::enter_long_mode(&mut sregs);
+    regs::enter(&mut sregs, entry);
     fd.set_sregs(&sregs)
 }
 

@@ -38,6 +38,8 @@ const FOUR_GIB: u64 = 4 * GIB;
 
 /// The boot GDT.
 pub const GDT: u64 = 0x500;
+/// What a kernel that is entered by PVH is told.
+pub const START_INFO: Region = Region { base: 0x6000, size: PAGE };
 /// `struct boot_params`, the "zero page".
 pub const BOOT_PARAMS: u64 = 0x7000;
 /// Top of the boot stack.
