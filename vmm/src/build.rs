@@ -8,7 +8,7 @@ use devices::virtio::pci::VirtioPci;
 use devices::virtio::scsi::{self, Controller};
 use storage::engine::Pool;
 use storage::lun::{self, OpenError};
-use storage::target::{AttachError, Bus, FlushError};
+use storage::target::{self, AttachError, Bus};
 
 use crate::machine::{Machine, MachineError};
 use crate::spec::ControllerSpec;
@@ -36,14 +36,6 @@ pub(crate) enum BuildError {
         /// Why.
         source: AttachError,
     },
-    /// What was written to a logical unit cannot be made stable.
-    #[error("{controller}: writes may be lost")]
-    Flush {
-        /// Whose it is.
-        controller: String,
-        /// Why.
-        source: FlushError,
-    },
     /// The host lacks descriptors or interrupt routes.
     #[error("{controller}: the host lacks a resource for it")]
     Host {
@@ -57,11 +49,12 @@ pub(crate) enum BuildError {
     Machine(#[from] MachineError),
 }
 
-impl BuildError {
-    /// Whether the configuration asks for what cannot be, whatever the host.
-    pub(crate) fn is_configuration(&self) -> bool {
-        matches!(self, BuildError::Open { .. } | BuildError::Attach { .. })
-    }
+/// What was written to a logical unit may be lost.
+#[derive(Debug, thiserror::Error)]
+#[error("{controller}: what the guest wrote may be lost")]
+pub(crate) struct FlushError {
+    controller: String,
+    source: target::FlushError,
 }
 
 /// A controller to be, with its logical units. It outlives the machines that it is put in.
@@ -82,8 +75,8 @@ pub(crate) fn open(specs: &[ControllerSpec]) -> Result<Vec<Hba>, BuildError> {
 /// Makes everything stable that was written to any logical unit.
 ///
 /// # Errors
-/// [`BuildError::Flush`] of the first that fails; all are tried.
-pub(crate) fn flush(hbas: &[Hba]) -> Result<(), BuildError> {
+/// [`FlushError`] of the first that fails; all are tried.
+pub(crate) fn flush(hbas: &[Hba]) -> Result<(), FlushError> {
     hbas.iter().map(Hba::flush).fold(Ok(()), Result::and)
 }
 
@@ -121,8 +114,8 @@ impl Hba {
         self.bus.hard_reset();
     }
 
-    fn flush(&self) -> Result<(), BuildError> {
-        let failed = |source| BuildError::Flush { controller: self.spec.id.clone(), source };
+    fn flush(&self) -> Result<(), FlushError> {
+        let failed = |source| FlushError { controller: self.spec.id.clone(), source };
         self.bus.flush().map_err(failed)
     }
 }

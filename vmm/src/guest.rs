@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use kvm_ioctls::Kvm;
 use storage::engine::Pool;
 
-use crate::build::{self, BuildError, Hba};
+use crate::build::{self, BuildError, FlushError, Hba};
 use crate::console::{Console, ConsoleError};
 use crate::event_loop::{self, End, Front, Life};
 use crate::exit::Exit;
@@ -26,9 +26,9 @@ use crate::spec::{GuestSpec, MachineSpec, OnCrash, OnReboot};
 /// Threads for image I/O that cannot go by ring, shared by all controllers.
 const POOL_THREADS: usize = 8;
 
-/// The VMM cannot run the guest.
+/// The guest cannot be made ready to run.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum RunError {
+pub(crate) enum StartError {
     /// Kernel or initramfs are not usable.
     #[error(transparent)]
     Boot(#[from] BootError),
@@ -49,27 +49,27 @@ pub(crate) enum RunError {
         /// Why.
         source: io::Error,
     },
+}
+
+/// The VMM cannot go on with the guest.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    /// A vCPU could not be started.
+    #[error(transparent)]
+    Start(#[from] MachineError),
+    /// The main loop failed.
+    #[error("the main loop cannot wait")]
+    Loop(#[from] io::Error),
     /// It ran, and cannot be built again.
     #[error("the guest cannot be started again")]
-    Restart(#[source] Box<RunError>),
+    Restart(#[from] StartError),
+    /// What it wrote may be lost.
+    #[error(transparent)]
+    Flush(#[from] FlushError),
 }
 
-impl RunError {
-    /// Whether the configuration asks for what cannot be, whatever the host, and nothing was
-    /// started.
-    pub(crate) fn is_configuration(&self) -> bool {
-        match self {
-            RunError::Boot(_) => true,
-            RunError::Machine(error) => error.is_configuration(),
-            RunError::Build(error) => error.is_configuration(),
-            RunError::Console(error) => error.is_configuration(),
-            RunError::Host { .. } | RunError::Restart(_) => false,
-        }
-    }
-}
-
-fn host(what: &'static str) -> impl Fn(io::Error) -> RunError {
-    move |source| RunError::Host { what, source }
+fn host(what: &'static str) -> impl Fn(io::Error) -> StartError {
+    move |source| StartError::Host { what, source }
 }
 
 /// A guest with all that its lives share.
@@ -83,44 +83,48 @@ pub(crate) struct Guest<'a> {
     front: Front,
 }
 
+/// A guest that is ready to run.
+#[derive(Debug)]
+pub(crate) struct Ready<'a> {
+    guest: Guest<'a>,
+    machine: Machine,
+}
+
 impl<'a> Guest<'a> {
-    /// Opens everything that `spec` names, and runs nothing.
+    /// Opens everything that `spec` names, and builds the machine; runs nothing.
     ///
     /// # Errors
-    /// [`RunError`] says what cannot be opened.
-    pub(crate) fn open(spec: &'a GuestSpec) -> Result<Self, RunError> {
+    /// [`StartError`] says what cannot be had.
+    pub(crate) fn prepare(spec: &'a GuestSpec) -> Result<Ready<'a>, StartError> {
         let signals = Signals::new().map_err(host("to receive signals"))?;
-        Ok(Guest {
+        let mut guest = Guest {
             spec,
             boot: BootFiles::open(&spec.boot)?,
             kvm: machine::open_kvm()?,
             hbas: build::open(&spec.controllers)?,
             pool: Pool::new(POOL_THREADS),
-            // Last, as it leaves a file behind where something later fails.
             front: Front { signals, console: Console::open(&spec.serial)? },
-        })
+        };
+        let machine = guest.build()?;
+        // Whatever else there is to complain of has been.
+        guest.front.console.take_terminal().map_err(host("to set the terminal up"))?;
+        Ok(Ready { guest, machine })
     }
 
-    /// Runs the guest from life to life, until its end is that of the VMM too. By then all of its
-    /// output and all that it wrote to its disks is where it belongs, and the terminal is as it
-    /// was.
-    ///
-    /// # Errors
-    /// [`RunError`]
-    pub(crate) fn run(mut self) -> Result<End, RunError> {
-        let end = self.lives();
-        // Before all that may take its time.
-        self.front.console.give_terminal_back();
-        let flushed = build::flush(&self.hbas);
-        self.front.console.finish();
-        let end = end?;
-        flushed?;
-        Ok(end)
+    /// A machine with its controllers.
+    fn build(&self) -> Result<Machine, StartError> {
+        let console = &self.front.console;
+        let room = console.room().map_err(host("an event"))?;
+        let machine =
+            Machine::new(&self.kvm, &self.spec.machine, &self.boot, console.writer(), room)?;
+        for hba in &self.hbas {
+            hba.add_to(&machine, &self.pool)?;
+        }
+        Ok(machine)
     }
 
-    fn lives(&mut self) -> Result<End, RunError> {
-        let mut machine = self.build()?;
-        self.front.console.take_terminal().map_err(host("to set the terminal up"))?;
+    /// All lives, the first of them in `machine`; returns how the last one ended.
+    fn lives(&mut self, mut machine: Machine) -> Result<End, RunError> {
         let mut crashes = Crashes::default();
         loop {
             let start = Instant::now();
@@ -133,33 +137,38 @@ impl<'a> Guest<'a> {
                 Some(Why::Crash) => crashes.pause(start.elapsed()),
             };
             announce(&end, pause);
-            if event_loop::pause(&mut self.front, pause).map_err(host("to wait"))? {
+            if event_loop::pause(&mut self.front, pause)? {
                 return Ok(end);
             }
             self.hbas.iter().for_each(Hba::hard_reset);
-            machine = self.build().map_err(|error| RunError::Restart(Box::new(error)))?;
+            machine = self.build()?;
         }
-    }
-
-    /// A machine with its controllers.
-    fn build(&self) -> Result<Machine, RunError> {
-        let console = &self.front.console;
-        let room = console.room().map_err(host("an event"))?;
-        let machine =
-            Machine::new(&self.kvm, &self.spec.machine, &self.boot, console.writer(), room)?;
-        for hba in &self.hbas {
-            hba.add_to(&machine, &self.pool)?;
-        }
-        Ok(machine)
     }
 
     /// One life. Nothing of the machine is left when this returns.
     fn live(&mut self, mut machine: Machine) -> Result<Life, RunError> {
         machine.start()?;
-        let stop_timeout = self.spec.machine.stop_timeout;
-        let life = event_loop::run(&mut self.front, &machine, stop_timeout);
-        machine.stop();
-        life.map_err(host("to wait"))
+        Ok(event_loop::run(&mut self.front, &machine, self.spec.machine.stop_timeout)?)
+    }
+}
+
+impl Ready<'_> {
+    /// Runs the guest from life to life, until its end is that of the VMM too. By then all of its
+    /// output and all that it wrote to its disks is where it belongs, and the terminal is as it
+    /// was.
+    ///
+    /// # Errors
+    /// [`RunError`]
+    pub(crate) fn run(self) -> Result<End, RunError> {
+        let Ready { mut guest, machine } = self;
+        let end = guest.lives(machine);
+        // Before all that may take its time.
+        guest.front.console.give_terminal_back();
+        let flushed = build::flush(&guest.hbas);
+        guest.front.console.finish();
+        let end = end?;
+        flushed?;
+        Ok(end)
     }
 }
 

@@ -27,7 +27,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::exit::{Exit, ExitReport};
 use crate::irq::KvmPlatform;
 use crate::kernel::{self, BootError, BootFiles};
-use crate::memory::{self, MemoryError};
+use crate::memory::{self, MemoryError, Ram};
 use crate::spec::MachineSpec;
 use crate::vcpu::{Buses, RunningVcpu, Vcpu, VcpuError};
 
@@ -79,13 +79,6 @@ pub(crate) enum MachineError {
     Overlap(#[from] Overlap),
 }
 
-impl MachineError {
-    /// Whether the configuration asks for what cannot be, whatever the host.
-    pub(crate) fn is_configuration(&self) -> bool {
-        matches!(self, MachineError::Layout(_) | MachineError::Boot(_))
-    }
-}
-
 fn advise(error: &kvm_ioctls::Error) -> &'static str {
     match error.errno() {
         libc::EACCES | libc::EPERM => "add this user to the group that owns it (kvm)",
@@ -116,7 +109,7 @@ pub(crate) struct Machine {
     pci: Arc<PciRoot>,
     report: Arc<ExitReport>,
     platform: Arc<KvmPlatform>,
-    memory: Arc<GuestMemoryMmap>,
+    ram: Ram,
 }
 
 impl Machine {
@@ -136,7 +129,8 @@ impl Machine {
         let supported =
             kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(refused("to tell its CPUID"))?;
         let layout = Layout::new(spec.memory, cpuid::physical_bits(supported.as_slice()))?;
-        let memory = Arc::new(memory::map(&layout)?);
+        let ram = Ram::map(&layout, spec.memory_backing)?;
+        let memory = ram.share();
         let entry = kernel::load(&memory, &layout, spec.vcpus, boot)?;
         let vm = Arc::new(create_vm(kvm)?);
         memory::give_to(&vm, &memory)?;
@@ -159,7 +153,7 @@ impl Machine {
             .map(|index| vcpus.create(index, spec.vcpus, &buses, &report))
             .collect::<Result<_, _>>()?;
         let running = Vec::new();
-        Ok(Machine { running, ready, serial, power, power_button, pci, report, platform, memory })
+        Ok(Machine { running, ready, serial, power, power_button, pci, report, platform, ram })
     }
 
     /// What devices need of the hypervisor.
@@ -167,9 +161,9 @@ impl Machine {
         Arc::clone(&self.platform) as Arc<dyn Platform>
     }
 
-    /// The guest's memory.
+    /// The guest's memory, for devices: those end before the machine.
     pub(crate) fn memory(&self) -> Arc<GuestMemoryMmap> {
-        Arc::clone(&self.memory)
+        self.ram.share()
     }
 
     /// Puts a PCI function on the bus.

@@ -1,7 +1,8 @@
 //! `vmm`: boots a guest from one TOML file.
 //!
 //! Owns the way from the command line to the exit status: 0 the guest powered off (or reset, where
-//! that ends it), 1 the VMM failed or was forced to end, 2 bad configuration, 3 the guest crashed.
+//! that ends it), 1 the VMM failed or was forced to end, 2 nothing could be started, 3 the guest
+//! crashed.
 
 mod build;
 mod cli;
@@ -30,10 +31,10 @@ use clap::Parser;
 use crate::cli::Cli;
 use crate::event_loop::End;
 use crate::exit::Exit;
-use crate::guest::{Guest, RunError};
+use crate::guest::{Guest, Ready};
 
 const FAILED: u8 = 1;
-const BAD_CONFIGURATION: u8 = 2;
+const NOT_STARTED: u8 = 2;
 const CRASHED: u8 = 3;
 
 fn main() -> ExitCode {
@@ -44,16 +45,17 @@ fn main() -> ExitCode {
         Err(problems) => {
             // Standard error may be closed; the status tells all the same.
             let _ = writeln!(io::stderr(), "{problems}");
-            return BAD_CONFIGURATION.into();
+            return NOT_STARTED.into();
         }
     };
     logger::name_guest(&spec.machine.name);
     if let Err(error) = limits::raise_open_files() {
         log::warn!("the limit of open files stays as it is: {error}");
     }
-    match Guest::open(&spec).and_then(Guest::run) {
-        Ok(end) => conclude(end),
-        Err(error) => fail(&error),
+    match Guest::prepare(&spec).map(Ready::run) {
+        Ok(Ok(end)) => conclude(end),
+        Ok(Err(error)) => fail(&error, FAILED),
+        Err(error) => fail(&error, NOT_STARTED),
     }
 }
 
@@ -83,10 +85,9 @@ fn conclude(end: End) -> ExitCode {
     }
 }
 
-/// Tells why the guest cannot run, and gives the exit status.
-fn fail(error: &RunError) -> ExitCode {
+fn fail(error: &dyn Error, status: u8) -> ExitCode {
     log::error!("{}", chain(error));
-    if error.is_configuration() { BAD_CONFIGURATION.into() } else { FAILED.into() }
+    status.into()
 }
 
 /// An error and its causes on one line.

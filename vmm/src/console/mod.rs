@@ -55,13 +55,6 @@ pub(crate) enum ConsoleError {
     },
 }
 
-impl ConsoleError {
-    /// Whether the configuration asks for what cannot be, whatever the host.
-    pub(crate) fn is_configuration(&self) -> bool {
-        matches!(self, ConsoleError::File { .. } | ConsoleError::Socket { .. })
-    }
-}
-
 /// The console.
 #[derive(Debug)]
 pub(crate) struct Console {
