@@ -340,6 +340,7 @@ mod tests {
     use std::thread;
     use std::time::{Duration, Instant};
     use uuid::Uuid;
+    use vm_memory::{Bytes, GuestAddress};
     use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
     /// How long a guest of a few instructions may take.
@@ -361,11 +362,11 @@ mod tests {
 
     /// A machine that runs `code` at the kernel's entry point; `None` where there is no KVM.
     fn machine(code: &[u8], vcpus: u8) -> Option<(Machine, mpsc::Receiver<u8>)> {
-        machine_of(&bzimage(code), vcpus)
+        machine_of(&bzimage(code), vcpus, 16 << 20)
     }
 
-    /// A machine with this kernel.
-    fn machine_of(kernel: &[u8], vcpus: u8) -> Option<(Machine, mpsc::Receiver<u8>)> {
+    /// A machine with this kernel and memory.
+    fn machine_of(kernel: &[u8], vcpus: u8, memory: u64) -> Option<(Machine, mpsc::Receiver<u8>)> {
         if !::tests::kvm::is_there() {
             return None;
         }
@@ -374,7 +375,7 @@ mod tests {
             name: "test".into(),
             uuid: Uuid::nil(),
             vcpus,
-            memory: 16 << 20,
+            memory,
             memory_backing: MemoryBacking::Anonymous,
             on_reboot: OnReboot::Exit,
             on_crash: OnCrash::Exit,
@@ -412,7 +413,7 @@ mod tests {
 
     /// What a guest with this kernel writes until it powers off.
     fn output_of(kernel: &[u8]) -> Option<Vec<u8>> {
-        let (mut machine, bytes) = machine_of(kernel, 1)?;
+        let (mut machine, bytes) = machine_of(kernel, 1, 16 << 20)?;
         machine.start().unwrap();
         assert_eq!(wait(&machine), Exit::PowerOff);
         Some(bytes.try_iter().collect())
@@ -435,6 +436,77 @@ mod tests {
             let Some(output) = output_of(&kernel) else { return };
             assert_eq!(output, expected);
         }
+    }
+
+    /// Wakes all other processors, waits for `count` of them, and writes the bitmap of all APIC
+    /// ids that CPUID tells.
+    fn roll_call(count: u8) -> Vec<u8> {
+        const AT: u32 = 0x10_0200;
+        let wake = [
+            0x31, 0xc0, 0x8e, 0xd8, // xor ax, ax; mov ds, ax
+            0x66, 0xb8, 1, 0, 0, 0, 0x0f, 0xa2, // mov eax, 1; cpuid
+            0x66, 0xc1, 0xeb, 24, // shr ebx, 24
+            0xf0, 0x0f, 0xab, 0x1e, 0x00, 0x40, // lock bts [4000h], bx
+            0xf0, 0xff, 0x06, 0x10, 0x40, // lock inc word [4010h]
+            0xfa, 0xf4, 0xeb, 0xfd, // cli; hlt; jmp $-1
+        ];
+        let code = |from: u32| {
+            let [a, b, c, d] = from.to_le_bytes();
+            let len = u8::try_from(wake.len()).unwrap();
+            let code = vec![
+                0xbe, a, b, c, d, 0xbf, 0, 0, 9, 0, // mov esi, from; mov edi, 90000h
+                0xb9, len, 0, 0, 0, 0xf3, 0xa4, // mov ecx, len; rep movsb
+                0x80, 0x0c, 0x25, 0x00, 0x40, 0, 0, 1, // or byte [4000h], 1
+                0xbf, 0x00, 0x03, 0xe0, 0xfe, // mov edi, fee00300h: the ICR
+                0xc7, 0x07, 0x00, 0x45, 0x0c, 0, // INIT to all but self
+                0xc7, 0x07, 0x90, 0x46, 0x0c, 0, // start-up at 90000h
+                0x66, 0x81, 0x3c, 0x25, 0x10, 0x40, 0, 0, count, 0, // cmp word [4010h], count
+                0x75, 0xf4, // jne
+                0xbe, 0x00, 0x40, 0, 0, 0xb9, 8, 0, 0, 0, // mov esi, 4000h; mov ecx, 8
+                0x66, 0xba, 0xf8, 0x03, // mov dx, COM1
+                0xac, 0xee, 0xff, 0xc9, 0x75, 0xfa, // lodsb; out dx, al; dec ecx; jnz
+            ];
+            [code, power_off()].concat()
+        };
+        let before = u32::try_from(code(0).len()).unwrap();
+        [code(AT + before), wake.to_vec()].concat()
+    }
+
+    #[test]
+    fn every_processor_starts_and_has_an_apic_id_of_its_own() {
+        for vcpus in [1, 2, 3, 64] {
+            let code = roll_call(vcpus - 1);
+            let Some((mut machine, bytes)) = machine(&code, vcpus) else { return };
+            machine.start().unwrap();
+            assert_eq!(wait(&machine), Exit::PowerOff);
+            let ids: Vec<u8> = bytes.try_iter().collect();
+            let ids = u64::from_le_bytes(ids.try_into().unwrap());
+            assert_eq!(ids, u64::MAX >> (64 - vcpus), "{vcpus}");
+        }
+    }
+
+    #[test]
+    fn a_guest_reaches_the_last_byte_of_memory_far_above_the_hole() {
+        const GIB: u64 = 1 << 30;
+        const LAST: u64 = 41 * GIB - 1;
+        let page = (LAST & !0x1f_ffff) | 0x83;
+        let code = [
+            &[0x48, 0xb8][..], // mov rax, the last 2 MiB as a page
+            &page.to_le_bytes(),
+            &[0xbf, 0x00, 0xe0, 0, 0, 0x48, 0x89, 0x07], // mov edi, e000h; mov [rdi], rax
+            &[0xbf, 0, 0, 0, 0xc0, 0x0f, 0x01, 0x3f],    // mov edi, c0000000h; invlpg [rdi]
+            &[0xc6, 0x87, 0xff, 0xff, 0x1f, 0, b'M'],    // mov byte [rdi + 1fffffh], 'M'
+            &[0x8a, 0x87, 0xff, 0xff, 0x1f, 0],          // mov al, [rdi + 1fffffh]
+            &[0x66, 0xba, 0xf8, 0x03, 0xee],             // mov dx, COM1; out dx, al
+            &power_off(),
+        ]
+        .concat();
+        let Some((mut machine, bytes)) = machine_of(&bzimage(&code), 1, 40 * GIB) else { return };
+        machine.start().unwrap();
+        assert_eq!(wait(&machine), Exit::PowerOff);
+        assert_eq!(bytes.try_iter().collect::<Vec<_>>(), b"M");
+        let last: u8 = machine.memory().read_obj(GuestAddress(LAST)).unwrap();
+        assert_eq!(last, b'M');
     }
 
     #[test]
@@ -476,6 +548,15 @@ mod tests {
         let Some((exit, _)) = run(&[0x0f, 0x0b]) else { return };
         let Exit::Crash(what) = exit else { panic!("{exit:?}") };
         assert!(what.starts_with("vcpu-0: triple fault; "), "{what}");
+    }
+
+    #[test]
+    fn what_kvm_cannot_emulate_is_a_crash_that_says_so() {
+        // mov eax, d0000000h; jmp rax: where no memory is.
+        let Some((exit, _)) = run(&[0xb8, 0, 0, 0, 0xd0, 0xff, 0xe0]) else { return };
+        let Exit::Crash(what) = exit else { panic!("{exit:?}") };
+        assert!(what.starts_with("vcpu-0: KVM internal error, suberror 1: "), "{what}");
+        assert!(what.contains("RIP 0xd0000000"), "{what}");
     }
 
     #[test]
