@@ -28,7 +28,8 @@ const DSDT_REVISION: u8 = 6;
 const SDT_HEADER: u32 = 36;
 const TABLE_ALIGN: usize = 16;
 
-const POWER_BUTTON: &str = "_SB_.PWRB";
+/// From the root: a name of two segments is looked for nowhere else than it says.
+const POWER_BUTTON: &str = "\\_SB_.PWRB";
 
 const BOOT_ARCH_NO_VGA: u16 = 1 << 2;
 const BOOT_ARCH_NO_CMOS_RTC: u16 = 1 << 5;
@@ -324,5 +325,67 @@ mod tests {
         assert!(has(&low32(layout::ECAM.base).to_le_bytes()));
         // Extended interrupt descriptor: consumer, edge, active high, exclusive, {4}.
         assert!(has(&[0x89, 6, 0, 0b0011, 1, 4, 0, 0, 0]));
+    }
+
+    /// The package of the device that `path` names in `dsdt`, from its name on.
+    fn body<'a>(dsdt: &'a Sdt, path: &[u8; 8]) -> &'a [u8] {
+        let bytes = dsdt.as_slice();
+        let at = bytes.windows(8).position(|part| part == path).unwrap();
+        // DeviceOp, the length of the package in one or two bytes, the prefixes of the name.
+        let is_device = |length_at: &usize| bytes[length_at - 2..*length_at] == [0x5b, 0x82];
+        let length_at = (at - 4..at - 1).find(is_device).unwrap();
+        let length = match bytes[length_at] {
+            short @ 0..0x40 => usize::from(short),
+            low => usize::from(low & 0xf) | usize::from(bytes[length_at + 1]) << 4,
+        };
+        &bytes[at..length_at + length]
+    }
+
+    fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+        bytes.windows(wanted.len()).any(|part| part == wanted)
+    }
+
+    #[test]
+    fn the_power_button_is_a_device_that_the_event_device_notifies() {
+        let dsdt = dsdt(&Layout::new(512 * MIB, 40).unwrap());
+        // PNP0C0C
+        assert!(contains(body(&dsdt, b"_SB_PWRB"), &[0x0c, 0x41, 0xd0, 0x0c, 0x0c]));
+        let events = body(&dsdt, b"_SB_GED_");
+        assert!(contains(events, b"_HID\x0dACPI0013\0"));
+        // Consumer, edge, active high, exclusive, {9}.
+        assert!(contains(events, &[0x89, 6, 0, 0b0011, 1, 9, 0, 0, 0]));
+        // Method (_EVT, 1, Serialized) { Notify (_SB.PWRB, 0x80) }
+        assert!(events.ends_with(b"\x14\x13_EVT\x09\x86\\\x2e_SB_PWRB\x0a\x80"), "{events:x?}");
+    }
+
+    #[test]
+    fn the_panic_device_names_its_port() {
+        let dsdt = dsdt(&Layout::new(512 * MIB, 40).unwrap());
+        let device = body(&dsdt, b"_SB_PEVT");
+        assert!(contains(device, b"_HID\x0dQEMU0001\0"));
+        // I/O port descriptor: 16 bits, 505h to 505h, alignment 1, length 1.
+        assert!(contains(device, &[0x47, 1, 5, 5, 5, 5, 1, 1]));
+    }
+
+    /// Runs where Intel's compiler is installed.
+    #[test]
+    fn acpica_reads_the_dsdt_without_complaint() {
+        let dsdt = dsdt(&Layout::new(8192 * MIB, 40).unwrap());
+        let folder = std::env::temp_dir().join(format!("dsdt-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("dsdt.aml"), dsdt.as_slice()).unwrap();
+        let iasl = |arguments: &[&str]| {
+            let mut command = std::process::Command::new("iasl");
+            command.args(arguments).current_dir(&folder).output().ok()
+        };
+        if let Some(disassembled) = iasl(&["-d", "dsdt.aml"]) {
+            assert!(disassembled.status.success(), "{disassembled:?}");
+            let source = std::fs::read_to_string(folder.join("dsdt.dsl")).unwrap();
+            // -we: warnings are errors.
+            let compiled = iasl(&["-we", "-p", "again", "dsdt.dsl"]).unwrap();
+            let said = String::from_utf8_lossy(&compiled.stdout);
+            assert!(compiled.status.success(), "{said}\n{source}");
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }
