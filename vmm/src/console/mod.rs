@@ -239,3 +239,212 @@ fn open_file(path: &Path) -> Result<File, ConsoleError> {
 fn host(what: &'static str) -> impl Fn(io::Error) -> ConsoleError {
     move |source| ConsoleError::Host { what, source }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::io::Read;
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::time::{Duration, Instant};
+    use tempfile::TempDir;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    fn socket(folder: &TempDir) -> (SerialSpec, PathBuf) {
+        let path = folder.path().join("console.sock");
+        (SerialSpec::Socket(path.clone()), path)
+    }
+
+    fn connect(path: &Path) -> UnixStream {
+        let client = UnixStream::connect(path).unwrap();
+        client.set_read_timeout(Some(LIMIT)).unwrap();
+        client
+    }
+
+    /// Serves the console as the main loop does, until `done` says so of what the guest got.
+    fn serve_until(console: &mut Console, done: impl Fn(&Console, &[u8]) -> bool) -> Vec<u8> {
+        let (start, mut got) = (Instant::now(), Vec::new());
+        while !done(console, &got) {
+            assert!(start.elapsed() < LIMIT, "got {:?}", String::from_utf8_lossy(&got));
+            let mut set = PollSet::default();
+            let watch = console.watch(&mut set);
+            set.wait(Some(Instant::now() + Duration::from_millis(10))).unwrap();
+            console.serve(&set, &watch, |bytes| {
+                got.extend_from_slice(bytes);
+                bytes.len()
+            });
+        }
+        got
+    }
+
+    fn has_client(console: &Console) -> bool {
+        matches!(&console.source, Source::Socket(socket) if socket.client().is_some())
+    }
+
+    fn read(client: &mut UnixStream, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        client.read_exact(&mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn a_client_reads_and_writes_and_the_next_one_may_come() {
+        let folder = TempDir::new().unwrap();
+        let (spec, path) = socket(&folder);
+        let mut console = Console::open(&spec).unwrap();
+        let mut guest = console.writer();
+        guest.write_all(b"nobody hears this").unwrap();
+        assert_eq!(console.output.as_ref().unwrap().finish(), 0, "it is not counted as lost");
+        for name in [b"one", b"two"] {
+            let mut client = connect(&path);
+            client.write_all(name).unwrap();
+            assert_eq!(serve_until(&mut console, |_, got| got.len() == 3), name);
+            guest.write_all(b"hello ").unwrap();
+            guest.write_all(name).unwrap();
+            assert_eq!(read(&mut client, 9), [&b"hello "[..], name].concat());
+            drop(client);
+            serve_until(&mut console, |console, _| !has_client(console));
+        }
+    }
+
+    #[test]
+    fn a_second_client_is_told_and_the_first_one_stays() {
+        let folder = TempDir::new().unwrap();
+        let (spec, path) = socket(&folder);
+        let mut console = Console::open(&spec).unwrap();
+        let mut first = connect(&path);
+        serve_until(&mut console, |console, _| has_client(console));
+        let mut second = connect(&path);
+        first.write_all(b"x").unwrap();
+        serve_until(&mut console, |_, got| got == b"x");
+        serve_until(&mut console, |_, _| is_over(&second));
+        let mut said = String::new();
+        second.read_to_string(&mut said).unwrap();
+        assert!(said.contains("has a client already"), "{said}");
+        console.writer().write_all(b"still here").unwrap();
+        assert_eq!(read(&mut first, 10), b"still here");
+    }
+
+    /// Whether the other side has closed.
+    fn is_over(client: &UnixStream) -> bool {
+        let mut set = PollSet::default();
+        let place = set.add(client, Interest::HangUp);
+        set.wait(Some(Instant::now())).unwrap();
+        set.is_hung_up(place)
+    }
+
+    #[test]
+    fn a_client_that_only_listens_keeps_listening() {
+        let folder = TempDir::new().unwrap();
+        let (spec, path) = socket(&folder);
+        let mut console = Console::open(&spec).unwrap();
+        let mut client = connect(&path);
+        client.write_all(b"last").unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(serve_until(&mut console, |_, got| got.len() == 4), b"last");
+        serve_until(
+            &mut console,
+            |console, _| matches!(&console.source, Source::Socket(socket) if !socket.wants_more(&console.waiting)),
+        );
+        console.writer().write_all(b"output").unwrap();
+        assert_eq!(read(&mut client, 6), b"output");
+        drop(client);
+        serve_until(&mut console, |console, _| !has_client(console));
+    }
+
+    #[test]
+    fn what_a_client_sent_before_it_left_arrives() {
+        let folder = TempDir::new().unwrap();
+        let (spec, path) = socket(&folder);
+        let mut console = Console::open(&spec).unwrap();
+        let mut client = connect(&path);
+        client.write_all(&[b'x'; 10_000]).unwrap();
+        drop(client);
+        let got =
+            serve_until(&mut console, |console, got| got.len() == 10_000 && !has_client(console));
+        assert_eq!(got, [b'x'; 10_000]);
+    }
+
+    #[test]
+    fn a_client_that_reads_nothing_holds_nobody_up_and_may_be_followed() {
+        let folder = TempDir::new().unwrap();
+        let (spec, path) = socket(&folder);
+        let mut console = Console::open(&spec).unwrap();
+        let client = connect(&path);
+        serve_until(&mut console, |console, _| has_client(console));
+        let mut guest = console.writer();
+        for _ in 0..64 {
+            guest.write_all(&[b'x'; 64 << 10]).unwrap();
+        }
+        drop(client);
+        serve_until(&mut console, |console, _| !has_client(console));
+        // What was still to be written went with the client.
+        assert!(console.output.as_ref().unwrap().finish() > 1 << 20, "what exceeded the buffer");
+        let mut next = connect(&path);
+        serve_until(&mut console, |console, _| has_client(console));
+        guest.write_all(b"next").unwrap();
+        assert_eq!(read(&mut next, 4), b"next");
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_a_live_one_and_other_files_are_not() {
+        let folder = TempDir::new().unwrap();
+        let (spec, path) = socket(&folder);
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists(), "as a process leaves it that was killed");
+        let console = Console::open(&spec).unwrap();
+        let refusal = |spec| {
+            let ConsoleError::Socket { source, .. } = Console::open(spec).unwrap_err() else {
+                panic!("not refused for the socket");
+            };
+            source
+        };
+        assert!(matches!(refusal(&spec), SocketError::InUse));
+        drop(console);
+        assert!(!path.exists(), "it goes with the console");
+        fs::write(&path, "precious").unwrap();
+        assert!(matches!(refusal(&spec), SocketError::NoSocket));
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+        let nowhere = SerialSpec::Socket(path.join("console.sock"));
+        assert!(matches!(refusal(&nowhere), SocketError::Host(_)));
+    }
+
+    #[test]
+    fn a_socket_that_another_has_put_in_place_is_left_alone() {
+        let folder = TempDir::new().unwrap();
+        let (spec, path) = socket(&folder);
+        let console = Console::open(&spec).unwrap();
+        fs::remove_file(&path).unwrap();
+        let _other = UnixListener::bind(&path).unwrap();
+        drop(console);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_file_is_appended_to() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("console.log");
+        for _ in 0..2 {
+            let console = Console::open(&SerialSpec::File(path.clone())).unwrap();
+            console.writer().write_all(b"line\n").unwrap();
+            console.finish();
+        }
+        assert_eq!(fs::read(&path).unwrap(), b"line\nline\n");
+        let bad = [folder.path().to_owned(), path.join("console.log")];
+        for path in bad {
+            let error = Console::open(&SerialSpec::File(path)).unwrap_err();
+            assert!(matches!(error, ConsoleError::File { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_fifo_that_nobody_reads_is_an_error() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("fifo");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let error = Console::open(&SerialSpec::File(path)).unwrap_err();
+        let ConsoleError::File { source, .. } = error else { panic!("{error}") };
+        assert_eq!(source.raw_os_error(), Some(libc::ENXIO));
+    }
+}
