@@ -1,164 +1,17 @@
 //! A virtio-scsi controller as its driver sees it, over real rings.
 #![expect(clippy::cast_possible_truncation, reason = "the numbers of a test are small")]
 
+mod host;
 mod ring;
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use devices::interrupt::Interrupt;
-use devices::virtio::scsi::{Controller, ControllerSpec};
-use devices::virtio::{Activation, ActiveQueue, VirtioDevice};
-use ring::{RING_LEN, Ring, Segment, command, readable, transfer_10, writable};
-use storage::backend::{Geometry, Medium, Memory};
-use storage::engine::Pool;
-use storage::lun::disk::Disk;
-use storage::target::Bus;
-use storage::testing::disk_spec;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
-
-const CONTROL: u16 = 0;
-const REQUEST: u16 = 2;
-const QUEUE_SIZE: u16 = 64;
-const MEMORY: u64 = 16 << 20;
-/// Where the buffers of a test begin, a place of 64 KiB for each request.
-const BUFFERS: u64 = 8 << 20;
-const PLACE: u64 = 0x1_0000;
-const RESPONSE: u32 = 108;
-
-const EVENT_IDX: u64 = 1 << 29;
-const VERSION_1: u64 = 1 << 32;
-
-struct Interrupts(EventFd);
-
-impl Interrupt for Interrupts {
-    fn queue(&self, _: u16) {
-        self.0.write(1).unwrap();
-    }
-
-    fn config(&self) {}
-}
-
-/// A controller with one disk of 1 MiB at LUN 0, and its driver.
-struct Host {
-    controller: Controller,
-    memory: Arc<GuestMemoryMmap>,
-    request: Ring,
-    control: Ring,
-    kicks: [EventFd; 3],
-    interrupts: EventFd,
-}
-
-fn disk() -> Disk {
-    let geometry = Geometry { blocks: 2048, block_size: 512 };
-    Disk::new(Medium::new("test", Box::new(Memory::new(geometry))), &disk_spec())
-}
-
-impl Host {
-    fn new(features: u64) -> Host {
-        let bus = Bus::new(1).unwrap();
-        bus.attach(0, 0, Arc::new(disk())).unwrap();
-        let spec = ControllerSpec { id: "scsi0".into(), request_queues: 1, queue_size: QUEUE_SIZE };
-        let controller = Controller::new(spec, bus, Pool::new(2));
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY as usize)]);
-        let memory = Arc::new(memory.unwrap());
-        let mut host = Host {
-            controller,
-            request: Ring::new(&memory, RING_LEN, QUEUE_SIZE),
-            control: Ring::new(&memory, 2 * RING_LEN, QUEUE_SIZE),
-            memory,
-            kicks: std::array::from_fn(|_| EventFd::new(EFD_NONBLOCK).unwrap()),
-            interrupts: EventFd::new(EFD_NONBLOCK).unwrap(),
-        };
-        host.activate(features);
-        let (_, response) = host.run(&command(0, &[0; 6]), &[], 0);
-        assert_eq!((response[10], response[12 + 12]), (2, 0x29), "the power-on attention");
-        host
-    }
-
-    fn activate(&mut self, features: u64) {
-        let event_idx = features & EVENT_IDX != 0;
-        let event_queue = Ring::new(&self.memory, 3 * RING_LEN, QUEUE_SIZE);
-        let rings = [&self.control, &event_queue, &self.request];
-        let queue = |(index, ring): (usize, &Ring)| ActiveQueue {
-            index: index as u16,
-            queue: ring.device_queue(event_idx),
-            kick: self.kicks[index].try_clone().unwrap(),
-        };
-        let activation = Activation {
-            memory: Arc::clone(&self.memory),
-            interrupt: Arc::new(Interrupts(self.interrupts.try_clone().unwrap())),
-            queues: rings.into_iter().enumerate().map(queue).collect(),
-            features,
-        };
-        self.controller.activate(activation).unwrap();
-    }
-
-    fn kick(&self, queue: u16) {
-        self.kicks[usize::from(queue)].write(1).unwrap();
-    }
-
-    fn wait(&mut self, queue: u16) -> (u16, u32) {
-        let start = Instant::now();
-        loop {
-            let ring = if queue == CONTROL { &mut self.control } else { &mut self.request };
-            if let Some(used) = ring.pop_used() {
-                return used;
-            }
-            assert!(start.elapsed() < Duration::from_secs(30), "the device does not answer");
-            std::thread::sleep(Duration::from_micros(50));
-        }
-    }
-
-    fn put(&self, address: u64, bytes: &[u8]) {
-        self.memory.write_slice(bytes, GuestAddress(address)).unwrap();
-    }
-
-    fn get(&self, address: u64, len: usize) -> Vec<u8> {
-        let mut bytes = vec![0; len];
-        self.memory.read_slice(&mut bytes, GuestAddress(address)).unwrap();
-        bytes
-    }
-
-    /// Issues one request as Linux frames it; returns the used length and the response.
-    fn run(&mut self, request: &[u8], out: &[u8], in_len: u32) -> (u32, Vec<u8>) {
-        let segments = self.place(0, request, out, in_len);
-        self.request.push_indirect(0, &segments);
-        self.kick(REQUEST);
-        let (head, len) = self.wait(REQUEST);
-        assert_eq!(head, 0);
-        (len, self.get(response_at(0), RESPONSE as usize))
-    }
-
-    /// Lays a request out in place `index`.
-    fn place(&self, index: u16, request: &[u8], out: &[u8], in_len: u32) -> Vec<Segment> {
-        let base = BUFFERS + u64::from(index) * PLACE;
-        self.put(base, request);
-        self.put(base + 0x1000, out);
-        self.put(response_at(index), &[0xee; RESPONSE as usize]);
-        let mut segments = vec![readable(base, request.len() as u32)];
-        segments.extend((!out.is_empty()).then(|| readable(base + 0x1000, out.len() as u32)));
-        segments.push(writable(response_at(index), RESPONSE));
-        segments.extend((in_len > 0).then(|| writable(data_at(index), in_len)));
-        segments
-    }
-}
-
-fn response_at(index: u16) -> u64 {
-    BUFFERS + u64::from(index) * PLACE + 0x800
-}
-
-fn data_at(index: u16) -> u64 {
-    BUFFERS + u64::from(index) * PLACE + 0x8000
-}
-
-/// status_qualifier, status and response of a response without sense data, and its resid.
-fn outcome(response: &[u8]) -> (u8, u8, u32) {
-    (response[10], response[11], u32::from_le_bytes(response[4..8].try_into().unwrap()))
-}
-
-const GOOD: (u8, u8, u32) = (0, 0, 0);
+use devices::virtio::VirtioDevice;
+use host::{
+    BUFFERS, CONTROL, EVENT_IDX, GOOD, Host, MEMORY, QUEUE_SIZE, REQUEST, RESPONSE, VERSION_1,
+    data_at, outcome, response_at,
+};
+use ring::{RING_LEN, Ring, command, readable, transfer_10, writable};
 
 #[test]
 fn what_is_written_is_read_with_and_without_event_idx() {
@@ -294,7 +147,7 @@ fn a_command_is_read_once() {
 }
 
 #[test]
-fn task_management_is_refused_and_notifications_are_none() {
+fn unknown_requests_are_refused_and_notifications_are_none() {
     let mut host = Host::new(VERSION_1);
     let ask = |host: &mut Host, request: &[u8], room: u32| {
         host.put(BUFFERS, request);
@@ -304,9 +157,8 @@ fn task_management_is_refused_and_notifications_are_none() {
         let (_, len) = host.wait(CONTROL);
         host.get(BUFFERS + 0x100, len as usize)
     };
-    let mut abort = [0; 24];
-    abort[8..12].copy_from_slice(&[1, 0, 0x40, 0]);
-    assert_eq!(ask(&mut host, &abort, 1), [11]);
+    let unknown = [&[0, 0, 0, 0, 8][..], &[0; 3], &[1, 0, 0x40, 0], &[0; 12]].concat();
+    assert_eq!(ask(&mut host, &unknown, 1), [11]);
     let mut query = [0; 16];
     query[0] = 1;
     assert_eq!(ask(&mut host, &query, 5), [0, 0, 0, 0, 0]);
@@ -325,6 +177,7 @@ fn a_reset_ends_everything_and_the_device_starts_again() {
     host.request = Ring::new(&host.memory, 4 * RING_LEN, QUEUE_SIZE);
     host.control = Ring::new(&host.memory, 5 * RING_LEN, QUEUE_SIZE);
     host.activate(VERSION_1);
+    assert_eq!(host.take_attention(0), 7, "the nexus was lost");
     let (_, response) = host.run(&command(0, &[0; 6]), &[], 0);
     assert_eq!(outcome(&response), GOOD);
 }

@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::buffer::DataBuf;
 use crate::scsi::cdb::Cdb;
@@ -58,6 +59,22 @@ pub enum ServiceResponse {
     Overrun,
     /// The target failed, through no fault of the command.
     TargetFailure,
+    /// A task management function of its own initiator ended the command.
+    Aborted,
+    /// A reset ended the command; the initiator may send it again.
+    Reset,
+}
+
+/// How a command stands to the others of its logical unit (SAM-6, Task attributes).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TaskAttribute {
+    /// In any order, behind older ORDERED commands.
+    #[default]
+    Simple,
+    /// After all older commands, and before all younger ones.
+    Ordered,
+    /// At once, and before all younger commands.
+    HeadOfQueue,
 }
 
 /// A command, its buffers, and the obligation to answer.
@@ -69,6 +86,10 @@ pub struct Task {
     pub data_out: DataBuf,
     /// Where the initiator wants what it receives.
     pub data_in: DataBuf,
+    /// The initiator's name for the command, by which task management functions mean it.
+    pub tag: u64,
+    /// How it stands to others.
+    pub attribute: TaskAttribute,
     ticket: Ticket,
 }
 
@@ -76,7 +97,31 @@ impl Task {
     /// A task for which `ticket` is answered.
     #[must_use]
     pub fn new(ticket: Ticket, cdb: Cdb, data_out: DataBuf, data_in: DataBuf) -> Task {
-        Task { cdb, data_out, data_in, ticket: ticket.arm() }
+        let (tag, attribute) = (0, TaskAttribute::default());
+        Task { cdb, data_out, data_in, tag, attribute, ticket: ticket.arm() }
+    }
+
+    /// The same task under the initiator's name for it, and with its place among others.
+    #[must_use]
+    pub fn tagged(self, tag: u64, attribute: TaskAttribute) -> Task {
+        Task { tag, attribute, ..self }
+    }
+
+    /// Whether the initiator wants no more of it: whoever works on it stops where it can, and
+    /// answers whatever it likes.
+    #[must_use]
+    pub fn is_aborted(&self) -> bool {
+        self.ticket.abort.is_set()
+    }
+
+    /// Aborts the task, wherever it is by then.
+    pub(crate) fn abort_flag(&self) -> &Arc<AbortFlag> {
+        &self.ticket.abort
+    }
+
+    /// The place that the task takes up.
+    pub(crate) fn place(&self) -> u32 {
+        self.ticket.token.place
     }
 
     /// Bytes in both buffers: the residual of a command that moves none.
@@ -84,11 +129,6 @@ impl Task {
     pub fn buffer_len(&self) -> u32 {
         let len = self.data_out.len().saturating_add(self.data_in.len());
         u32::try_from(len).unwrap_or(u32::MAX)
-    }
-
-    /// The logical unit that the target counted this task in at, if any.
-    pub(crate) fn set_unit(&mut self, unit: UnitIndex) {
-        self.ticket.unit = Some(unit);
     }
 
     /// Ends the task with `bytes` as its data-in, cut to `allocation_length` (SPC-6, Allocation
@@ -118,9 +158,19 @@ impl Task {
     }
 }
 
-/// A logical unit's place in its bus.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct UnitIndex(pub(crate) u32);
+/// Says that a task was aborted, to whoever works on it.
+#[derive(Debug, Default)]
+pub(crate) struct AbortFlag(AtomicBool);
+
+impl AbortFlag {
+    pub(crate) fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
 
 /// The end of a task.
 #[derive(Debug)]
@@ -139,8 +189,9 @@ impl Answer {
         }
     }
 
-    pub(crate) fn take_unit(&mut self) -> Option<UnitIndex> {
-        self.ticket.unit.take()
+    /// The place that the task took up.
+    pub(crate) fn place(&self) -> u32 {
+        self.ticket.token.place
     }
 
     /// Whose answer it is. The ticket may serve for another task.
@@ -164,7 +215,7 @@ pub struct Token {
 pub struct Ticket {
     sink: Option<Arc<dyn ReplySink>>,
     token: Token,
-    unit: Option<UnitIndex>,
+    abort: Arc<AbortFlag>,
     armed: bool,
 }
 
@@ -172,7 +223,7 @@ impl Ticket {
     /// A ticket for answers to `sink`.
     #[must_use]
     pub fn new(sink: Arc<dyn ReplySink>) -> Ticket {
-        Ticket { sink: Some(sink), token: Token::default(), unit: None, armed: false }
+        Ticket { sink: Some(sink), token: Token::default(), abort: Arc::default(), armed: false }
     }
 
     /// The same ticket under the name that its next task is to have.
@@ -189,6 +240,7 @@ impl Ticket {
     }
 
     fn arm(mut self) -> Ticket {
+        self.abort.0.store(false, Ordering::Relaxed);
         self.armed = true;
         self
     }
@@ -206,7 +258,7 @@ impl Drop for Ticket {
         let ticket = Ticket {
             sink: Some(Arc::clone(&sink)),
             token: self.token,
-            unit: self.unit,
+            abort: Arc::clone(&self.abort),
             armed: false,
         };
         let response = Response::Failed(ServiceResponse::TargetFailure);

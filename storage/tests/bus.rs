@@ -224,7 +224,7 @@ fn detaching_waits_for_commands_and_parks_new_ones() {
         while queue.wake.read().is_err() {
             thread::yield_now();
         }
-        for answer in queue.lane.resume(&mut queue.io) {
+        for answer in queue.lane.attend(&mut queue.io) {
             queue.settle(answer);
         }
         let gone = check(SenseCode::LOGICAL_UNIT_NOT_SUPPORTED);

@@ -99,6 +99,7 @@ impl Hba {
                 id: self.spec.id.clone(),
                 request_queues: self.spec.request_queues,
                 queue_size: self.spec.queue_size,
+                tmf_timeout: self.spec.tmf_timeout,
             },
             Arc::clone(&self.bus),
             Arc::clone(pool),

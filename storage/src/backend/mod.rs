@@ -162,8 +162,9 @@ impl Medium {
     }
 }
 
-/// Whether the host was short of something for now and did nothing.
+/// Whether the host did nothing, being short of something for now or told to stop.
 pub(crate) fn is_shortage(error: &io::Error) -> bool {
-    let shortages = [libc::ENOMEM, libc::EAGAIN, libc::EBUSY, libc::ENOBUFS];
+    let shortages =
+        [libc::ENOMEM, libc::EAGAIN, libc::EBUSY, libc::ENOBUFS, libc::ECANCELED, libc::EINTR];
     error.raw_os_error().is_some_and(|errno| shortages.contains(&errno))
 }

@@ -12,7 +12,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::backend::Medium;
 use crate::lun::Submitted;
-use crate::task::{Answer, Task};
+use crate::task::{Answer, Response, ServiceResponse, Task};
 
 mod outcome;
 mod poller;
@@ -131,6 +131,15 @@ impl IoContext {
         }
     }
 
+    /// Ends what it can of aborted tasks; they are answered like all others, the rest of them when
+    /// they end by themselves.
+    pub(crate) fn cancel_aborted(&mut self) {
+        if let Engine::Ring(ring) = &mut self.engine {
+            ring.cancel_aborted();
+        }
+        self.pool.cancel_aborted();
+    }
+
     /// Starts `io`, for which `task` is answered. `resid` counts the bytes of the task's buffers
     /// that were cut off before.
     pub(crate) fn start(
@@ -191,6 +200,11 @@ impl Transfer {
         }
         let resid = self.resid.saturating_add(self.task.buffer_len());
         self.task.answer(outcome::response(self.io, result, resid))
+    }
+
+    /// Ends it without a byte moved.
+    fn cancel(self) -> Answer {
+        self.task.answer(Response::Failed(ServiceResponse::Aborted))
     }
 
     /// Whether it ends with a flush. That is a step of its own, because only its failure means

@@ -55,6 +55,18 @@ impl Pool {
         Submitted::Pending
     }
 
+    /// Answers aborted tasks that no thread has begun with.
+    pub(super) fn cancel_aborted(&self) {
+        let mut jobs = self.jobs.lock();
+        let (aborted, waiting): (VecDeque<Job>, _) =
+            jobs.waiting.drain(..).partition(|(transfer, _)| transfer.task.is_aborted());
+        jobs.waiting = waiting;
+        drop(jobs);
+        for (transfer, _) in aborted {
+            transfer.cancel().deliver();
+        }
+    }
+
     fn spawn(&self, jobs: &mut Jobs) {
         let shared = Arc::clone(&self.jobs);
         let name = format!("image-io-{}", jobs.threads.len());

@@ -22,9 +22,14 @@ use crate::task::Answer;
 /// Marks the completion of a watched event; the low bits name it.
 const WATCH: u64 = 1 << 63;
 
+/// Marks the completion of a cancellation.
+const CANCEL: u64 = 1 << 62;
+
 /// A transfer that the kernel works on.
 struct Op {
     transfer: Transfer,
+    /// The kernel was asked to let go of it.
+    cancelled: bool,
     fd: RawFd,
     step: Step,
     /// There if it ends with a flush.
@@ -89,7 +94,7 @@ impl Ring {
         };
         let Some(index) = self.free.pop() else { return Err(transfer) };
         let medium = transfer.ends_with_flush().then(|| Arc::clone(medium));
-        let op = Op { transfer, fd, step, medium };
+        let op = Op { transfer, cancelled: false, fd, step, medium };
         let entry = op.entry().user_data(index as u64);
         match self.push(&entry) {
             Ok(()) => {
@@ -99,6 +104,22 @@ impl Ring {
             Err(_) => {
                 self.free.push(index);
                 Err(op.transfer)
+            }
+        }
+    }
+
+    /// Asks the kernel to let go of aborted tasks.
+    ///
+    /// A place in `ops` is free only after its completion was read, which is after the entry for
+    /// its cancellation was submitted: no other transfer can be hit.
+    pub(super) fn cancel_aborted(&mut self) {
+        for index in 0..self.ops.len() {
+            let Some(Some(op)) = self.ops.get_mut(index) else { continue };
+            if op.transfer.task.is_aborted() && !std::mem::replace(&mut op.cancelled, true) {
+                let entry = opcode::AsyncCancel::new(index as u64).build();
+                if let Err(error) = self.push(&entry.user_data(CANCEL)) {
+                    log::warn!("an aborted transfer is not cancelled: {error}");
+                }
             }
         }
     }
@@ -127,10 +148,10 @@ impl Ring {
         }
         let mut wakeups = Wakeups::default();
         while let Some(entry) = self.next_completion() {
-            if entry.user_data() & WATCH == 0 {
-                self.complete(&entry, settle);
-            } else {
-                wakeups.0 |= self.woken(&entry)?;
+            match entry.user_data() & (WATCH | CANCEL) {
+                0 => self.complete(&entry, settle),
+                CANCEL => {}
+                _ => wakeups.0 |= self.woken(&entry)?,
             }
         }
         Ok(wakeups)
@@ -157,6 +178,11 @@ impl Ring {
             return;
         };
         let mut progress = op.progress(entry.result());
+        if op.cancelled
+            && let Progress::Again = progress
+        {
+            progress = Progress::Done(Err(io::Error::from_raw_os_error(libc::ECANCELED)));
+        }
         if let Progress::Again = progress {
             match self.push(&op.entry().user_data(index as u64)) {
                 Ok(()) => {

@@ -78,6 +78,12 @@ impl SenseCode {
     /// The logical unit was reset.
     pub const BUS_DEVICE_RESET_FUNCTION_OCCURRED: SenseCode =
         SenseCode::new(SenseKey::UNIT_ATTENTION, 0x29, 0x03);
+    /// The number of blocks changed.
+    pub const CAPACITY_DATA_HAS_CHANGED: SenseCode =
+        SenseCode::new(SenseKey::UNIT_ATTENTION, 0x2a, 0x09);
+    /// The initiator was gone.
+    pub const I_T_NEXUS_LOSS_OCCURRED: SenseCode =
+        SenseCode::new(SenseKey::UNIT_ATTENTION, 0x29, 0x07);
     /// LUNs came or went behind this target.
     pub const REPORTED_LUNS_DATA_HAS_CHANGED: SenseCode =
         SenseCode::new(SenseKey::UNIT_ATTENTION, 0x3f, 0x0e);

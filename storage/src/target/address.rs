@@ -38,15 +38,28 @@ impl Lun {
             _ => Lun::Unsupported,
         }
     }
+
+    /// Writes the first level: by peripheral device addressing where that reaches, else by flat
+    /// space addressing.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 2] {
+        const FLAT_SPACE: u8 = 0x40;
+        const NO_LOGICAL_UNIT: [u8; 2] = [0xff, 0xff];
+        match self {
+            Lun::Unit(number) => match number.to_be_bytes() {
+                [0, low] => [0, low],
+                [high, low] => [FLAT_SPACE | high, low],
+            },
+            Lun::ReportLuns => Self::WELL_KNOWN_REPORT_LUNS,
+            Lun::Unsupported => NO_LOGICAL_UNIT,
+        }
+    }
 }
 
-/// The eight bytes by which REPORT LUNS names logical unit `number`: by peripheral device
-/// addressing where that reaches, else by flat space addressing.
+/// The eight bytes by which REPORT LUNS names logical unit `number`.
 #[must_use]
 pub(super) fn single_level(number: u16) -> [u8; 8] {
-    const FLAT_SPACE: u8 = 0x40;
-    let [high, low] = number.to_be_bytes();
-    let high = if high == 0 { 0 } else { FLAT_SPACE | high };
+    let [high, low] = Lun::Unit(number).to_bytes();
     [high, low, 0, 0, 0, 0, 0, 0]
 }
 

@@ -6,15 +6,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
-use super::address::Lun;
+use super::address::{Lun, LunAddress};
 use super::attention::Attention;
+use super::event::{BusEvent, EventSink};
 use super::gate::{Gate, Passage};
 use super::lane::Lane;
+use super::management::{Function, Management, Outcome, Reply};
+use super::wakers::Wakers;
 use crate::lun::LogicalUnit;
 use crate::scsi::sense::SenseCode;
-use crate::task::UnitIndex;
+
+/// A logical unit's place in its bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct UnitIndex(pub(super) u32);
 
 /// A logical unit at its place.
 #[derive(Debug)]
@@ -72,6 +78,12 @@ impl Map {
     /// The logical unit at a place in the bus.
     pub(super) fn at(&self, index: UnitIndex) -> Option<&Arc<Unit>> {
         self.units.get(index.0 as usize)?.as_ref()
+    }
+
+    /// The logical unit at an address.
+    pub(super) fn find(&self, address: LunAddress) -> Option<&Arc<Unit>> {
+        let Lun::Unit(number) = address.lun else { return None };
+        self.target(address.target)?.unit(number)
     }
 
     /// Number of places.
@@ -135,7 +147,18 @@ pub struct Bus {
     /// Held only to read or replace it: queue threads do.
     map: Mutex<Arc<Map>>,
     generation: AtomicU64,
-    lanes: Vec<EventFd>,
+    wakers: Arc<Wakers>,
+    /// What each lane has been told to do and has not done yet.
+    orders: Box<[Mutex<Orders>]>,
+    events: Mutex<Option<Arc<dyn EventSink>>>,
+}
+
+/// Task management functions that wait for a lane to look at its commands.
+#[derive(Debug, Default)]
+struct Orders {
+    /// Somebody serves the lane.
+    open: bool,
+    managements: Vec<Arc<Management>>,
 }
 
 impl Bus {
@@ -144,20 +167,24 @@ impl Bus {
     /// # Errors
     /// When the host has no file descriptor left.
     pub fn new(lanes: u16) -> io::Result<Arc<Bus>> {
-        let event = |_| EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC);
-        let lanes = (0..lanes).map(event).collect::<Result<_, _>>()?;
-        let (changes, map) = (Mutex::default(), Mutex::default());
-        Ok(Arc::new(Bus { changes, map, generation: AtomicU64::new(0), lanes }))
+        let wakers = Arc::new(Wakers::new(lanes)?);
+        let orders = (0..lanes).map(|_| Mutex::default()).collect();
+        let (changes, map, events) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let generation = AtomicU64::new(0);
+        Ok(Arc::new(Bus { changes, map, generation, wakers, orders, events }))
     }
 
     /// The way in for request queue `index`, and the event that tells its thread to call
-    /// [`Lane::resume`].
+    /// [`Lane::attend`]. There is one at a time.
     ///
     /// # Errors
     /// When the host has no file descriptor left.
     pub fn lane(self: &Arc<Bus>, index: u16) -> io::Result<(Lane, EventFd)> {
         let index = usize::from(index);
-        let event = self.lanes.get(index).ok_or(io::ErrorKind::NotFound)?.try_clone()?;
+        let event = self.wakers.event(index).ok_or(io::ErrorKind::NotFound)?.try_clone()?;
+        if let Some(orders) = self.orders.get(index) {
+            lock(orders).open = true;
+        }
         Ok((Lane::new(Arc::clone(self), index), event))
     }
 
@@ -181,7 +208,7 @@ impl Bus {
             return Err(AttachError::Taken(target, number));
         }
         let index = map.free_place();
-        let (gate, attention) = (Gate::new(self.lanes.len()), Attention::default());
+        let (gate, attention) = (Gate::new(&self.wakers), Attention::default());
         attention.raise(SenseCode::POWER_ON_OCCURRED);
         let unit = Arc::new(Unit { lun, index, gate, attention });
         map.target_mut(target).units().for_each(|other| {
@@ -190,6 +217,7 @@ impl Bus {
         *map.target_mut(target).slot(number) = Some(Arc::clone(&unit));
         map.units[index.0 as usize] = Some(unit);
         self.publish(map);
+        self.tell(BusEvent::Attached(LunAddress { target, lun: Lun::Unit(number) }));
         Ok(())
     }
 
@@ -205,14 +233,94 @@ impl Bus {
         let unit = slot.take().ok_or(DetachError::Missing(target, number))?;
         map.units[unit.index.0 as usize] = None;
         let gone = unit.gate.exclude(timeout, || (self.publish(map), Passage::Gone));
-        self.wake_lanes();
         gone.ok_or(DetachError::Busy(target, number))?;
         if let Some(target) = self.current().target(target) {
             target.units().for_each(|other| {
                 other.attention.raise(SenseCode::REPORTED_LUNS_DATA_HAS_CHANGED);
             });
         }
+        self.tell(BusEvent::Detached(LunAddress { target, lun: Lun::Unit(number) }));
         Ok(())
+    }
+
+    /// Tells the initiator that a property of a logical unit changed: by the unit attention
+    /// `code`, and by an event.
+    pub fn changed(&self, target: u8, number: u16, code: SenseCode) {
+        let address = LunAddress { target, lun: Lun::Unit(number) };
+        if let Some(unit) = self.current().find(address) {
+            unit.attention.raise(code);
+            self.tell(BusEvent::Changed(address, code));
+        }
+    }
+
+    /// From now on events go to `sink`, until there is another; without one they are lost.
+    pub fn listen(&self, sink: Option<Arc<dyn EventSink>>) {
+        *lock(&self.events) = sink;
+    }
+
+    /// Begins a task management function, which ends with one call of `reply`: before this
+    /// returns, or later from any thread. The [`Management`] serves to give it up; `None` if it
+    /// has ended.
+    pub fn manage(
+        &self,
+        function: Function,
+        address: LunAddress,
+        reply: Reply,
+    ) -> Option<Arc<Management>> {
+        let units = match self.named(function, address) {
+            Ok(units) => units,
+            Err(outcome) => {
+                reply(outcome);
+                return None;
+            }
+        };
+        let management = Management::begin(function, units, reply);
+        for (lane, orders) in self.orders.iter().enumerate() {
+            let mut orders = lock(orders);
+            // A lane that nobody serves has no commands.
+            if orders.open {
+                management.expect();
+                orders.managements.push(Arc::clone(&management));
+                self.wakers.wake(lane);
+            }
+        }
+        management.acknowledge();
+        Some(management)
+    }
+
+    /// The logical units that a function at an address is about.
+    fn named(&self, function: Function, address: LunAddress) -> Result<Vec<Arc<Unit>>, Outcome> {
+        let map = self.current();
+        let target = map.target(address.target).ok_or(Outcome::BadTarget)?;
+        match (function, address.lun) {
+            (Function::ClearAca, _) => Err(Outcome::Rejected),
+            (Function::NexusReset, _) => Ok(target.units().cloned().collect()),
+            // It answers every command at once.
+            (_, Lun::ReportLuns) => Err(Outcome::Complete),
+            (_, Lun::Unit(number)) => {
+                target.unit(number).map(|unit| vec![Arc::clone(unit)]).ok_or(Outcome::IncorrectLun)
+            }
+            (_, Lun::Unsupported) => Err(Outcome::IncorrectLun),
+        }
+    }
+
+    /// What `lane` has been told to do since it was asked last.
+    pub(super) fn take_orders(&self, lane: usize) -> Vec<Arc<Management>> {
+        let orders = self.orders.get(lane);
+        orders.map(|orders| std::mem::take(&mut lock(orders).managements)).unwrap_or_default()
+    }
+
+    /// Nobody serves `lane` any more; returns what it has been told and not done.
+    pub(super) fn close_lane(&self, lane: usize) -> Vec<Arc<Management>> {
+        let orders = self.orders.get(lane);
+        orders.map(|orders| std::mem::take(&mut *lock(orders)).managements).unwrap_or_default()
+    }
+
+    /// The initiator was gone: it hears so from every logical unit (SAM-6, I_T nexus loss).
+    pub fn nexus_loss(&self) {
+        for unit in self.current().units.iter().flatten() {
+            unit.attention.raise(SenseCode::I_T_NEXUS_LOSS_OCCURRED);
+        }
     }
 
     /// What a power-on or a reset of the whole machine does: every logical unit goes through a
@@ -266,21 +374,24 @@ impl Bus {
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
-    fn begin_change(&self) -> MutexGuard<'_, ()> {
-        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wake_lanes(&self) {
-        for lane in &self.lanes {
-            if let Err(error) = lane.write(1) {
-                log::error!("cannot wake a request queue: {error}");
-            }
+    fn tell(&self, event: BusEvent) {
+        let sink = lock(&self.events).clone();
+        if let Some(sink) = sink {
+            sink.event(event);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Arc<Map>> {
-        self.map.lock().unwrap_or_else(PoisonError::into_inner)
+    fn begin_change(&self) -> MutexGuard<'_, ()> {
+        lock(&self.changes)
     }
+
+    fn lock(&self) -> MutexGuard<'_, Arc<Map>> {
+        lock(&self.map)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Bus {

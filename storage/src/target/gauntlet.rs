@@ -1,8 +1,6 @@
 //! What a command passes before its logical unit, in the order that SAM-6 and SPC-6 force:
 //! unit attentions of the reset class, then the other unit attentions, then execution.
 
-use std::sync::Arc;
-
 use super::bus::{Target, Unit};
 use super::responders;
 use crate::engine::IoContext;
@@ -12,13 +10,7 @@ use crate::scsi::sense::SenseCode;
 use crate::task::Task;
 
 /// Takes a task that was counted in at the gate of `unit`.
-pub(super) fn run(
-    target: &Target,
-    unit: &Arc<Unit>,
-    mut task: Task,
-    io: &mut IoContext,
-) -> Submitted {
-    task.set_unit(unit.index);
+pub(super) fn run(target: &Target, unit: &Unit, task: Task, io: &mut IoContext) -> Submitted {
     let operation = Opcode::find(&task.cdb).ok();
     let exempt = operation.is_some_and(|row| row.attention_exempt);
     if !exempt && let Some(code) = next_attention(unit) {

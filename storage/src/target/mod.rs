@@ -7,10 +7,15 @@
 pub mod address;
 mod attention;
 mod bus;
+mod event;
 mod gate;
 mod gauntlet;
 mod lane;
+mod management;
 mod responders;
+mod wakers;
 
 pub use bus::{AttachError, Bus, DetachError, FlushError};
+pub use event::{BusEvent, EventSink};
 pub use lane::Lane;
+pub use management::{Function, Management, Outcome, Reply};

@@ -5,12 +5,19 @@ use super::bus::Target;
 use crate::scsi::inquiry::{self, NO_LOGICAL_UNIT};
 use crate::scsi::opcode::{Opcode, Operation};
 use crate::scsi::sense::{Sense, SenseCode};
+use crate::scsi::status::Status;
 use crate::scsi::wire::put_u32;
 use crate::task::{Answer, Response, ServiceResponse, Task};
 
 /// Nothing answers at the target's address.
 pub(super) fn no_target(task: Task) -> Answer {
     task.answer(Response::Failed(ServiceResponse::BadTarget))
+}
+
+/// The logical unit takes no commands for now.
+pub(super) fn busy(task: Task) -> Answer {
+    let resid = task.buffer_len();
+    task.answer(Response::Status { status: Status::BUSY, sense: None, resid })
 }
 
 /// The target has no such logical unit (SPC-6, INQUIRY command; SAM-6, Incorrect logical unit

@@ -1,107 +1,257 @@
-//! The control and event queues, and the one thread that serves both.
+//! The control queue, and the thread that serves it and the event queue.
 //!
-//! Task management functions are refused for now: one that "succeeded" while its command still
-//! runs would let the driver reuse memory that is being written. No events are raised either, so
-//! the event queue's buffers stay where they are.
+//! A task management function is begun here and ends elsewhere: the threads of the request queues
+//! acknowledge it, the last one leaves its outcome in the [`Notices`], and this thread answers
+//! the driver. It never waits for one while others come; one that takes too long is given up.
 #![expect(unsafe_code, reason = "a request's segments become buffers")]
 
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use virtio_queue::{Queue, QueueT};
+use storage::buffer::DataBuf;
+use storage::target::address::LunAddress;
+use storage::target::{Bus, Function, Management, Outcome};
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::events::EventQueue;
+use super::notices::Notices;
 use super::wire::{ControlRequest, ResponseCode, management_response, notification_response};
 use crate::interrupt::Interrupt;
 use crate::virtio::ActiveQueue;
 use crate::virtio::chain::{Buffers, Segments};
 
-/// The control queue, ready to be served.
-pub(super) struct ControlQueue {
-    index: u16,
-    queue: Queue,
-    kick: EventFd,
-    stop: EventFd,
-    memory: Arc<GuestMemoryMmap>,
+/// What the thread is made from.
+pub(super) struct Setup {
+    pub(super) control: Option<ActiveQueue>,
+    pub(super) events: Option<ActiveQueue>,
+    pub(super) bus: Arc<Bus>,
+    pub(super) memory: Arc<GuestMemoryMmap>,
+    pub(super) interrupt: Arc<dyn Interrupt>,
+    /// The features that were negotiated.
+    pub(super) features: u64,
+    /// How long a task management function may take.
+    pub(super) tmf_timeout: Duration,
+    /// Outcomes and events from other threads.
+    pub(super) notices: Arc<Notices>,
+    /// Written once to end [`ControlThread::run`].
+    pub(super) stop: EventFd,
+}
+
+/// The control and event queues, ready to be served.
+pub(super) struct ControlThread {
+    control: Option<ControlQueue>,
+    events: Option<EventQueue>,
     interrupt: Arc<dyn Interrupt>,
-    segments: Segments,
+    notices: Arc<Notices>,
+    stop: EventFd,
     epoll: Epoll,
 }
 
-const KICK: u64 = 0;
-const STOP: u64 = 1;
-
-impl ControlQueue {
+impl ControlThread {
     /// # Errors
     /// When the host has no descriptor left.
-    pub(super) fn new(
-        active: ActiveQueue,
-        memory: &Arc<GuestMemoryMmap>,
-        interrupt: &Arc<dyn Interrupt>,
-        stop: EventFd,
-    ) -> io::Result<ControlQueue> {
-        let ActiveQueue { index, queue, kick } = active;
+    pub(super) fn new(setup: Setup) -> io::Result<ControlThread> {
         let epoll = Epoll::new()?;
-        for (event, name) in [(&kick, KICK), (&stop, STOP)] {
-            let interest = EpollEvent::new(EventSet::IN, name);
+        let kicks = [&setup.control, &setup.events].into_iter().flatten().map(|queue| &queue.kick);
+        for event in kicks.chain([setup.notices.event(), &setup.stop]) {
+            let interest = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, 0);
             epoll.ctl(ControlOperation::Add, event.as_raw_fd(), interest)?;
         }
-        let (memory, interrupt) = (Arc::clone(memory), Arc::clone(interrupt));
-        let segments = Segments::default();
-        Ok(ControlQueue { index, queue, kick, stop, memory, interrupt, segments, epoll })
+        let Setup { bus, memory, interrupt, features, tmf_timeout, notices, stop, .. } = setup;
+        let events = setup.events.map(|active| {
+            EventQueue::new(active, Arc::clone(&memory), Arc::clone(&interrupt), features)
+        });
+        let control = setup.control.map(|active| ControlQueue {
+            index: active.index,
+            queue: active.queue,
+            bus,
+            memory,
+            interrupt: Arc::clone(&interrupt),
+            notices: Arc::clone(&notices),
+            tmf_timeout,
+            pending: Vec::new(),
+            next: 0,
+            used: false,
+        });
+        Ok(ControlThread { control, events, interrupt, notices, stop, epoll })
     }
 
-    /// Serves the queue until it is stopped.
+    /// Serves both queues until it is stopped. If it cannot go on, the driver is told.
     pub(super) fn run(mut self) {
         while self.stop.read().is_err() {
-            self.serve();
-            let mut ready = [EpollEvent::default(); 2];
-            match self.epoll.wait(-1, &mut ready) {
-                Ok(_) => drop(self.kick.read()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return log::error!("the control queue stops: {error}"),
+            if let Err(error) = self.serve() {
+                log::error!("the control and event queues stop: {error}");
+                return self.interrupt.needs_reset();
             }
         }
     }
 
-    /// Answers every request in the ring.
-    fn serve(&mut self) {
-        let mut used = false;
-        for _ in 0..self.queue.size() {
-            let Some(chain) = self.queue.pop_descriptor_chain(&*self.memory) else { break };
-            let head = chain.head_index();
-            let len = match self.segments.fill(&self.memory, chain) {
-                Ok(()) => self.answer(),
-                Err(_) => 0,
-            };
-            used |= self.queue.add_used(&*self.memory, head, len).is_ok();
+    /// Does all there is to do, then sleeps until there is more.
+    fn serve(&mut self) -> io::Result<()> {
+        let (outcomes, events) = self.notices.take();
+        let mut deadline = None;
+        if let Some(control) = &mut self.control {
+            outcomes.into_iter().for_each(|(id, outcome)| control.answer(id, outcome));
+            control.pop_all()?;
+            deadline = control.expire();
+            control.notify()?;
         }
-        if used && self.queue.needs_notification(&*self.memory).unwrap_or(true) {
-            self.interrupt.queue(self.index);
+        if let Some(queue) = &mut self.events {
+            queue.tell(events).map_err(broken)?;
         }
-        // A request that came after the last look rang no doorbell.
-        if self.queue.enable_notification(&*self.memory).unwrap_or(false) && used {
-            drop(self.kick.write(1));
+        let timeout = deadline.map_or(-1, |deadline| {
+            let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+            i32::try_from(left.saturating_add(1)).unwrap_or(i32::MAX)
+        });
+        match self.epoll.wait(timeout, &mut [EpollEvent::default(); 4]) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The ring of the control queue, and the functions that are under way.
+struct ControlQueue {
+    index: u16,
+    queue: Queue,
+    bus: Arc<Bus>,
+    memory: Arc<GuestMemoryMmap>,
+    interrupt: Arc<dyn Interrupt>,
+    notices: Arc<Notices>,
+    tmf_timeout: Duration,
+    pending: Vec<Pending>,
+    next: u64,
+    /// Something was used since the driver was last told.
+    used: bool,
+}
+
+/// A task management function that is not answered yet.
+struct Pending {
+    id: u64,
+    head: u16,
+    response: DataBuf,
+    /// What `response` points into.
+    _segments: Segments,
+    deadline: Instant,
+    /// There until it is given up.
+    management: Option<Arc<Management>>,
+}
+
+impl ControlQueue {
+    /// Takes every request from the ring, as many as the ring has places.
+    fn pop_all(&mut self) -> io::Result<()> {
+        loop {
+            while self.pending.len() < usize::from(self.queue.size()) && self.pop()? {}
+            let more = self.queue.enable_notification(&*self.memory).map_err(broken)?;
+            if !more || self.pending.len() >= usize::from(self.queue.size()) {
+                return Ok(());
+            }
         }
     }
 
-    /// Answers the request in `segments`; returns how many bytes it wrote.
-    fn answer(&mut self) -> u32 {
-        // SAFETY: this thread keeps the memory map, and the buffers end with this function.
-        let Buffers { readable, mut response, .. } = unsafe { self.segments.buffers(usize::MAX) };
+    fn pop(&mut self) -> io::Result<bool> {
+        let mut available = self.queue.iter(&*self.memory).map_err(broken)?;
+        let Some(chain) = available.next() else { return Ok(false) };
+        let head = chain.head_index();
+        let mut segments = Segments::default();
+        if segments.fill(&self.memory, chain).is_err() {
+            self.finish(head, 0);
+            return Ok(true);
+        }
+        // SAFETY: this thread keeps the memory map, and the segments go where the response goes.
+        let Buffers { readable, mut response, .. } = unsafe { segments.buffers(usize::MAX) };
         let mut bytes = [0; ControlRequest::MAX_LEN];
         let len = readable.read(&mut bytes);
-        let request = bytes.get(..len).and_then(ControlRequest::from_bytes);
-        let written = match request {
-            Some(ControlRequest::TaskManagement) => {
-                response.write(&management_response(ResponseCode::FUNCTION_REJECTED))
+        let written = match bytes.get(..len).and_then(ControlRequest::from_bytes) {
+            Some(ControlRequest::TaskManagement(Some(function), Some(address))) => {
+                self.begin(function, address, head, response, segments);
+                return Ok(true);
+            }
+            Some(ControlRequest::TaskManagement(None, _)) => {
+                response.write(&management_response(ResponseCode::from(Outcome::Rejected)))
+            }
+            Some(ControlRequest::TaskManagement(_, None)) => {
+                response.write(&management_response(ResponseCode::from(Outcome::BadTarget)))
             }
             Some(ControlRequest::AsyncNotification) => response.write(&notification_response()),
             None => response.write(&management_response(ResponseCode::FAILURE)),
         };
-        u32::try_from(written).unwrap_or(0)
+        self.finish(head, written);
+        Ok(true)
     }
+
+    fn begin(
+        &mut self,
+        function: Function,
+        address: LunAddress,
+        head: u16,
+        response: DataBuf,
+        segments: Segments,
+    ) {
+        let id = self.next;
+        self.next = self.next.wrapping_add(1);
+        let notices = Arc::clone(&self.notices);
+        let reply = Box::new(move |outcome| notices.reply(id, outcome));
+        let management = self.bus.manage(function, address, reply);
+        let deadline = Instant::now() + self.tmf_timeout;
+        self.pending.push(Pending {
+            id,
+            head,
+            response,
+            _segments: segments,
+            deadline,
+            management,
+        });
+    }
+
+    /// Answers function `id`.
+    fn answer(&mut self, id: u64, outcome: Outcome) {
+        let Some(at) = self.pending.iter().position(|pending| pending.id == id) else { return };
+        let mut pending = self.pending.swap_remove(at);
+        let written = pending.response.write(&management_response(outcome.into()));
+        self.finish(pending.head, written);
+    }
+
+    /// Gives up what takes too long; returns when to look again.
+    fn expire(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        for pending in &mut self.pending {
+            if pending.deadline <= now
+                && let Some(management) = pending.management.take()
+            {
+                // Its outcome comes as a notice.
+                management.expire();
+            }
+        }
+        let waiting = self.pending.iter().filter(|pending| pending.management.is_some());
+        waiting.map(|pending| pending.deadline).min()
+    }
+
+    /// Gives a chain back to the driver.
+    fn finish(&mut self, head: u16, written: usize) {
+        let len = u32::try_from(written).unwrap_or(0);
+        match self.queue.add_used(&*self.memory, head, len) {
+            Ok(()) => self.used = true,
+            Err(error) => log::debug!("control queue: chain {head} cannot be used: {error}"),
+        }
+    }
+
+    /// Interrupts the driver if it wants to hear of what was used.
+    fn notify(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.used)
+            && self.queue.needs_notification(&*self.memory).map_err(broken)?
+        {
+            self.interrupt.queue(self.index);
+        }
+        Ok(())
+    }
+}
+
+fn broken(error: virtio_queue::Error) -> io::Error {
+    io::Error::other(format!("the driver broke the ring: {error}"))
 }

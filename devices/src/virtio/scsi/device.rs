@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use storage::engine::{IoContext, Pool};
 use storage::target::Bus;
@@ -12,18 +13,18 @@ use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::bindings::virtio_ring::{
     VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
 };
+use virtio_bindings::virtio_scsi::{VIRTIO_SCSI_F_CHANGE, VIRTIO_SCSI_F_HOTPLUG};
 use virtio_queue::QueueT;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::control::ControlQueue;
+use super::control::{self, ControlThread};
+use super::notices::Notices;
 use super::queue::{RequestQueue, Setup};
 use super::wire::Sizes;
 use crate::bus::read_bytes;
 use crate::virtio::{ActivateError, Activation, ActiveQueue, DeviceType, VirtioDevice};
 
-/// The queue numbers (virtio 1.2, 5.6.2); request queues follow.
-const CONTROL_QUEUE: u16 = 0;
-const EVENT_QUEUE: u16 = 1;
+/// The control queue is 0, the event queue 1, request queues follow (virtio 1.2, 5.6.2).
 const FIRST_REQUEST_QUEUE: u16 = 2;
 
 /// Segments of data in one request, where the queue is long enough.
@@ -41,6 +42,8 @@ pub struct ControllerSpec {
     pub request_queues: u16,
     /// Size of each queue, a power of two.
     pub queue_size: u16,
+    /// How long a task management function may wait for the commands that it names.
+    pub tmf_timeout: Duration,
 }
 
 /// A virtio-scsi controller.
@@ -93,33 +96,64 @@ impl Controller {
         config
     }
 
-    /// Makes ready whatever serves `active`. The event queue's buffers wait for events.
-    fn prepare(&self, active: ActiveQueue, setup: &Activation) -> io::Result<Option<Prepared>> {
-        let stop = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
-        let (memory, interrupt) = (&setup.memory, &setup.interrupt);
-        let (name, served): (_, Box<dyn FnOnce() + Send>) = match active.index {
-            EVENT_QUEUE => return Ok(None),
-            CONTROL_QUEUE => {
-                let queue = ControlQueue::new(active, memory, interrupt, stop.try_clone()?)?;
-                ("scsi-ctl".into(), Box::new(move || queue.run()))
+    /// Makes ready whatever serves the queues.
+    fn prepare(&self, mut setup: Activation) -> io::Result<Vec<Prepared>> {
+        let queues = std::mem::take(&mut setup.queues).into_iter();
+        let (mut requests, mut others) = (Vec::new(), [None, None]);
+        for active in queues {
+            match others.get_mut(usize::from(active.index)) {
+                Some(slot) => *slot = Some(active),
+                None => requests.push(self.request_queue(active, &setup)?),
             }
-            index => {
-                let lane = index - FIRST_REQUEST_QUEUE;
-                let queue = RequestQueue::new(Setup {
-                    io: IoContext::new(active.queue.size(), Arc::clone(&self.pool))?,
-                    active,
-                    lane,
-                    bus: Arc::clone(&self.bus),
-                    memory: Arc::clone(memory),
-                    interrupt: Arc::clone(interrupt),
-                    sizes: self.sizes,
-                    stop: stop.try_clone()?,
-                })?;
-                (format!("scsi-req-{lane}"), Box::new(move || queue.run()))
-            }
-        };
-        Ok(Some(Prepared { name, served, stop }))
+        }
+        if others.iter().any(Option::is_some) {
+            requests.push(self.control_thread(others, &setup)?);
+        }
+        Ok(requests)
     }
+
+    fn control_thread(
+        &self,
+        [control, events]: [Option<ActiveQueue>; FIRST_REQUEST_QUEUE as usize],
+        setup: &Activation,
+    ) -> io::Result<Prepared> {
+        let stop = stop_event()?;
+        let notices = Arc::new(Notices::new()?);
+        let served = ControlThread::new(control::Setup {
+            control,
+            events,
+            bus: Arc::clone(&self.bus),
+            memory: Arc::clone(&setup.memory),
+            interrupt: Arc::clone(&setup.interrupt),
+            features: setup.features,
+            tmf_timeout: self.spec.tmf_timeout,
+            notices: Arc::clone(&notices),
+            stop: stop.try_clone()?,
+        })?;
+        self.bus.listen(Some(notices));
+        Ok(Prepared { name: "scsi-ctl".into(), served: Box::new(move || served.run()), stop })
+    }
+
+    fn request_queue(&self, active: ActiveQueue, setup: &Activation) -> io::Result<Prepared> {
+        let stop = stop_event()?;
+        let lane = active.index - FIRST_REQUEST_QUEUE;
+        let served = RequestQueue::new(Setup {
+            io: IoContext::new(active.queue.size(), Arc::clone(&self.pool))?,
+            active,
+            lane,
+            bus: Arc::clone(&self.bus),
+            memory: Arc::clone(&setup.memory),
+            interrupt: Arc::clone(&setup.interrupt),
+            sizes: self.sizes,
+            stop: stop.try_clone()?,
+        })?;
+        let name = format!("scsi-req-{lane}");
+        Ok(Prepared { name, served: Box::new(move || served.run()), stop })
+    }
+}
+
+fn stop_event() -> io::Result<EventFd> {
+    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
 }
 
 /// What a worker is spawned from.
@@ -149,7 +183,11 @@ impl VirtioDevice for Controller {
     }
 
     fn features(&self) -> u64 {
-        1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_INDIRECT_DESC | 1 << VIRTIO_RING_F_EVENT_IDX
+        1 << VIRTIO_F_VERSION_1
+            | 1 << VIRTIO_RING_F_INDIRECT_DESC
+            | 1 << VIRTIO_RING_F_EVENT_IDX
+            | 1 << VIRTIO_SCSI_F_HOTPLUG
+            | 1 << VIRTIO_SCSI_F_CHANGE
     }
 
     fn queue_sizes(&self) -> Vec<u16> {
@@ -171,13 +209,9 @@ impl VirtioDevice for Controller {
         }
     }
 
-    fn activate(&mut self, mut activation: Activation) -> Result<(), ActivateError> {
+    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         let failed = |what| move |source| ActivateError { what, source };
-        let mut prepared = Vec::new();
-        for active in std::mem::take(&mut activation.queues) {
-            let queue = self.prepare(active, &activation);
-            prepared.extend(queue.map_err(failed("cannot set up a queue"))?);
-        }
+        let prepared = self.prepare(activation).map_err(failed("cannot set up a queue"))?;
         for prepared in prepared {
             match prepared.spawn() {
                 Ok(worker) => self.workers.push(worker),
@@ -191,6 +225,9 @@ impl VirtioDevice for Controller {
     }
 
     fn reset(&mut self) {
+        if !self.workers.is_empty() {
+            self.bus.nexus_loss();
+        }
         self.stop();
         self.sizes = Sizes::DEFAULT;
     }
@@ -199,6 +236,7 @@ impl VirtioDevice for Controller {
 impl Controller {
     /// Stops all workers, then waits for each.
     fn stop(&mut self) {
+        self.bus.listen(None);
         for worker in &self.workers {
             if let Err(error) = worker.stop.write(1) {
                 log::error!("{}: cannot stop a queue: {error}", self.spec.id);

@@ -6,7 +6,9 @@
 
 mod control;
 mod device;
+mod events;
 mod mailbox;
+mod notices;
 mod queue;
 mod slots;
 mod wire;

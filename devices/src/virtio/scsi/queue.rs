@@ -5,7 +5,7 @@
 //! wakes it for the doorbell, for answers, for a gate that opened, and to stop.
 #![expect(unsafe_code, reason = "a request's segments become buffers")]
 
-use std::fmt::{self, Display};
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::thread;
@@ -16,7 +16,7 @@ use storage::lun::Submitted;
 use storage::target::address::LunAddress;
 use storage::target::{Bus, Lane};
 use storage::task::{Answer, Response, ServiceResponse, Task, Ticket};
-use virtio_queue::{Queue, QueueT};
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -25,7 +25,7 @@ use super::slots::{Open, Slots, Taken};
 use super::wire::{CommandRequest, CommandResponse, Sizes};
 use crate::interrupt::Interrupt;
 use crate::virtio::ActiveQueue;
-use crate::virtio::chain::Buffers;
+use crate::virtio::chain::{BadChain, Buffers};
 
 const KICK: u8 = 1 << 0;
 const MAILBOX: u8 = 1 << 1;
@@ -85,7 +85,9 @@ struct Requests {
     mailbox: Arc<Mailbox>,
     /// Something was used since the driver was last told.
     used: bool,
-    /// A broken ring was logged.
+    /// What is wrong with the ring, so that the queue cannot go on.
+    broken: Option<virtio_queue::Error>,
+    /// A broken chain was logged.
     noted: bool,
 }
 
@@ -115,6 +117,7 @@ impl RequestQueue {
             lane,
             mailbox,
             used: false,
+            broken: None,
             noted: false,
         };
         let mut served = RequestQueue { io: setup.io, requests, kick, gate, stop: setup.stop };
@@ -130,7 +133,7 @@ impl RequestQueue {
     }
 
     /// Serves the queue until it is stopped and its last request has ended. If it cannot go on,
-    /// the driver is told.
+    /// because the driver broke the ring or the host failed, the driver is told.
     pub fn run(mut self) {
         if let Err(error) = self.serve() {
             log::error!("request queue {} stops: {error}", self.requests.index);
@@ -141,14 +144,23 @@ impl RequestQueue {
     /// Takes what is in the ring and settles what is answered, without sleeping.
     ///
     /// # Errors
-    /// When the host's wait fails for good.
+    /// When the host's wait fails for good, or the ring is broken.
     pub fn poll(&mut self) -> io::Result<()> {
         self.step(false).map(drop)
     }
 
     fn step(&mut self, may_sleep: bool) -> io::Result<Wakeups> {
         let more = self.requests.pop_batch(&mut self.io);
-        self.wait(may_sleep && !more)
+        let wakeups = self.wait(may_sleep && !more)?;
+        if wakeups.contain(GATE) {
+            // A task management function also means what lies in the ring, doorbell or not.
+            self.requests.pop_batch(&mut self.io);
+            self.requests.attend(&mut self.io);
+        }
+        match self.requests.broken.take() {
+            Some(error) => Err(io::Error::other(format!("the driver broke the ring: {error}"))),
+            None => Ok(wakeups),
+        }
     }
 
     fn serve(&mut self) -> io::Result<()> {
@@ -167,17 +179,14 @@ impl RequestQueue {
         if wakeups.contain(MAILBOX) {
             requests.settle_mailbox();
         }
-        if wakeups.contain(GATE) {
-            for answer in requests.lane.resume(&mut self.io) {
-                requests.settle(answer);
-            }
-        }
+        requests.lane.acknowledge();
         Ok(wakeups)
     }
 
-    /// Takes nothing new from the ring, and waits until nobody uses guest memory any more.
+    /// Takes nothing new from the ring, has requests end as soon as they can, and waits until
+    /// nobody uses guest memory any more.
     fn drain(&mut self) -> io::Result<()> {
-        for answer in self.requests.lane.abandon() {
+        for answer in self.requests.lane.abandon(&mut self.io) {
             self.requests.settle(answer);
         }
         self.requests.settle_mailbox();
@@ -214,7 +223,7 @@ impl Requests {
     /// driver, once, of everything that was answered. Whether there may be more to take.
     fn pop_batch(&mut self, io: &mut IoContext) -> bool {
         let disabled = self.queue.disable_notification(&*self.memory);
-        self.note(disabled);
+        self.ring(disabled);
         let mut popped = 0;
         while popped < self.queue.size()
             && let Some(request) = self.pop()
@@ -225,7 +234,7 @@ impl Requests {
         let more = self.queue.enable_notification(&*self.memory);
         self.notify();
         // A ring that has more but yields nothing is broken, or waits for a place.
-        self.note(more).unwrap_or(false) && popped > 0
+        self.ring(more).unwrap_or(false) && popped > 0
     }
 
     /// Takes the next request from the ring, if there is one and a place for it.
@@ -233,7 +242,13 @@ impl Requests {
         if !self.slots.has_room() {
             return None;
         }
-        let chain = self.queue.pop_descriptor_chain(&*self.memory)?;
+        let chain = match self.queue.iter(&*self.memory) {
+            Ok(mut available) => available.next()?,
+            Err(error) => {
+                self.broken.get_or_insert(error);
+                return None;
+            }
+        };
         let head = chain.head_index();
         let Taken { ticket, place, segments } = self.slots.take()?;
         let filled = segments.fill(&self.memory, chain);
@@ -247,9 +262,10 @@ impl Requests {
         // Both directions at once would need VIRTIO_SCSI_F_INOUT, which is not offered.
         let bidirectional = !readable.is_empty() && !writable.is_empty();
         Some(match (self.note(filled), header) {
-            (Some(()), Some(CommandRequest { address, cdb })) if !bidirectional => match address {
+            (Some(()), Some(request)) if !bidirectional => match request.address {
                 Some(address) => {
-                    Request::Command(address, Task::new(ticket, cdb, readable, writable))
+                    let task = Task::new(ticket, request.cdb, readable, writable);
+                    Request::Command(address, task.tagged(request.tag, request.attribute))
                 }
                 None => Request::Misaddressed(ticket),
             },
@@ -289,6 +305,15 @@ impl Requests {
         self.finish(ticket, &CommandResponse::new(&response, self.sizes));
     }
 
+    /// Does what the bus woke the queue for.
+    fn attend(&mut self, io: &mut IoContext) {
+        for answer in self.lane.attend(io) {
+            self.settle(answer);
+        }
+        self.notify();
+        self.lane.acknowledge();
+    }
+
     fn settle_mailbox(&mut self) {
         for answer in self.mailbox.take() {
             self.settle(answer);
@@ -304,7 +329,7 @@ impl Requests {
         let response_len = if data > 0 { open.response.len() } else { written };
         let len = u32::try_from(response_len).unwrap_or(u32::MAX).saturating_add(data);
         let used = self.queue.add_used(&*self.memory, open.head, len);
-        self.note(used);
+        self.ring(used);
         self.used = true;
     }
 
@@ -312,22 +337,24 @@ impl Requests {
     fn notify(&mut self) {
         if std::mem::take(&mut self.used) {
             let wanted = self.queue.needs_notification(&*self.memory);
-            if self.note(wanted).unwrap_or(false) {
+            if self.ring(wanted).unwrap_or(false) {
                 self.interrupt.queue(self.index);
             }
         }
     }
 
-    /// Logs the first thing that is wrong with the ring: a driver must not be able to fill a log.
-    fn note<T, E: Display>(&mut self, result: Result<T, E>) -> Option<T> {
-        match result {
-            Ok(value) => Some(value),
-            Err(error) => {
-                if !std::mem::replace(&mut self.noted, true) {
-                    log::warn!("request queue {}: the driver broke the ring: {error}", self.index);
-                }
-                None
-            }
+    /// Remembers the first thing that is wrong with the ring.
+    fn ring<T>(&mut self, result: Result<T, virtio_queue::Error>) -> Option<T> {
+        result.map_err(|error| self.broken.get_or_insert(error)).ok()
+    }
+
+    /// Logs the first chain that is broken: a driver must not be able to fill a log.
+    fn note(&mut self, filled: Result<(), BadChain>) -> Option<()> {
+        if let Err(error) = &filled
+            && !std::mem::replace(&mut self.noted, true)
+        {
+            log::warn!("request queue {}: the driver sends a broken chain: {error}", self.index);
         }
+        filled.ok()
     }
 }

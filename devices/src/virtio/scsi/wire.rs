@@ -4,7 +4,9 @@
 use storage::scsi::cdb::Cdb;
 use storage::scsi::sense::Sense;
 use storage::target::address::{Lun, LunAddress};
-use storage::task::{Response, ServiceResponse};
+use storage::target::{BusEvent, Function, Outcome};
+use storage::task::{Response, ServiceResponse, TaskAttribute};
+use virtio_bindings::virtio_scsi::{VIRTIO_SCSI_F_CHANGE, VIRTIO_SCSI_F_HOTPLUG};
 
 /// A response code (virtio 1.2, 5.6.6.1.1 and 5.6.6.2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,10 +15,27 @@ pub(super) struct ResponseCode(u8);
 impl ResponseCode {
     pub(super) const OK: ResponseCode = ResponseCode(0);
     const OVERRUN: ResponseCode = ResponseCode(1);
+    const ABORTED: ResponseCode = ResponseCode(2);
     const BAD_TARGET: ResponseCode = ResponseCode(3);
+    const RESET: ResponseCode = ResponseCode(4);
     const TARGET_FAILURE: ResponseCode = ResponseCode(7);
     pub(super) const FAILURE: ResponseCode = ResponseCode(9);
-    pub(super) const FUNCTION_REJECTED: ResponseCode = ResponseCode(11);
+    const FUNCTION_SUCCEEDED: ResponseCode = ResponseCode(10);
+    const FUNCTION_REJECTED: ResponseCode = ResponseCode(11);
+    const INCORRECT_LUN: ResponseCode = ResponseCode(12);
+}
+
+impl From<Outcome> for ResponseCode {
+    fn from(outcome: Outcome) -> ResponseCode {
+        match outcome {
+            Outcome::Complete => ResponseCode::OK,
+            Outcome::Succeeded => ResponseCode::FUNCTION_SUCCEEDED,
+            Outcome::Rejected => ResponseCode::FUNCTION_REJECTED,
+            Outcome::BadTarget => ResponseCode::BAD_TARGET,
+            Outcome::IncorrectLun => ResponseCode::INCORRECT_LUN,
+            Outcome::Failed => ResponseCode::FAILURE,
+        }
+    }
 }
 
 impl From<ServiceResponse> for ResponseCode {
@@ -25,6 +44,8 @@ impl From<ServiceResponse> for ResponseCode {
             ServiceResponse::BadTarget => ResponseCode::BAD_TARGET,
             ServiceResponse::Overrun => ResponseCode::OVERRUN,
             ServiceResponse::TargetFailure => ResponseCode::TARGET_FAILURE,
+            ServiceResponse::Aborted => ResponseCode::ABORTED,
+            ServiceResponse::Reset => ResponseCode::RESET,
         }
     }
 }
@@ -69,6 +90,8 @@ impl Sizes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CommandRequest {
     pub(super) address: Option<LunAddress>,
+    pub(super) tag: u64,
+    pub(super) attribute: TaskAttribute,
     pub(super) cdb: Cdb,
 }
 
@@ -85,7 +108,22 @@ impl CommandRequest {
     ) -> CommandRequest {
         let (fixed, cdb) = bytes.split_at(CommandRequest::FIXED_LEN);
         let cdb = cdb.get(..sizes.cdb as usize).unwrap_or(cdb);
-        CommandRequest { address: address(fixed.first_chunk()), cdb: Cdb::new(cdb) }
+        CommandRequest {
+            address: address(fixed.first_chunk()),
+            tag: fixed[8..].first_chunk().map_or(0, |tag| u64::from_le_bytes(*tag)),
+            attribute: attribute(fixed[16]),
+            cdb: Cdb::new(cdb),
+        }
+    }
+}
+
+/// Reads task_attr. What is not known there may be taken as SIMPLE (virtio 1.2, 5.6.6.1), ACA
+/// among it, since there is never an auto contingent allegiance.
+fn attribute(task_attr: u8) -> TaskAttribute {
+    match task_attr {
+        1 => TaskAttribute::Ordered,
+        2 => TaskAttribute::HeadOfQueue,
+        _ => TaskAttribute::Simple,
     }
 }
 
@@ -150,8 +188,9 @@ impl CommandResponse {
 /// A request on the control queue (virtio 1.2, 5.6.6.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ControlRequest {
-    /// A task management function.
-    TaskManagement,
+    /// A task management function. It is `None` if it is not known, the address if it names no
+    /// target.
+    TaskManagement(Option<Function>, Option<LunAddress>),
     /// A query of, or subscription to, asynchronous notifications.
     AsyncNotification,
 }
@@ -165,11 +204,82 @@ impl ControlRequest {
         const AN_LEN: usize = 16;
         let kind = u32::from_le_bytes(*bytes.first_chunk()?);
         match kind {
-            0 if bytes.len() >= ControlRequest::MAX_LEN => Some(ControlRequest::TaskManagement),
+            0 => Some(ControlRequest::task_management(bytes.first_chunk()?)),
             1 | 2 if bytes.len() >= AN_LEN => Some(ControlRequest::AsyncNotification),
             _ => None,
         }
     }
+
+    fn task_management(bytes: &[u8; ControlRequest::MAX_LEN]) -> ControlRequest {
+        let subtype = bytes[4..].first_chunk().map_or(u32::MAX, |kind| u32::from_le_bytes(*kind));
+        let tag = bytes[16..].first_chunk().map_or(0, |tag| u64::from_le_bytes(*tag));
+        let function = match subtype {
+            0 => Some(Function::AbortTask(tag)),
+            1 => Some(Function::AbortTaskSet),
+            2 => Some(Function::ClearAca),
+            3 => Some(Function::ClearTaskSet),
+            4 => Some(Function::NexusReset),
+            5 => Some(Function::LogicalUnitReset),
+            6 => Some(Function::QueryTask(tag)),
+            7 => Some(Function::QueryTaskSet),
+            _ => None,
+        };
+        ControlRequest::TaskManagement(function, address(bytes[8..].first_chunk()))
+    }
+}
+
+/// An event (virtio 1.2, 5.6.6.3): event, lun, reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct EventRecord {
+    kind: u32,
+    lun: [u8; 8],
+    reason: u32,
+}
+
+impl EventRecord {
+    pub(super) const LEN: usize = 16;
+
+    /// Nothing happened; serves to carry [`EventRecord::with_missed`].
+    pub(super) const NONE: EventRecord = EventRecord { kind: 0, lun: [0; 8], reason: 0 };
+
+    /// What tells a driver with these features of `event`; `None` if it does not want to know.
+    pub(super) fn new(event: BusEvent, features: u64) -> Option<EventRecord> {
+        const TRANSPORT_RESET: u32 = 1;
+        const PARAM_CHANGE: u32 = 3;
+        const RESCAN: u32 = 1;
+        const REMOVED: u32 = 2;
+        let (feature, kind, at, reason) = match event {
+            BusEvent::Attached(at) => (VIRTIO_SCSI_F_HOTPLUG, TRANSPORT_RESET, at, RESCAN),
+            BusEvent::Detached(at) => (VIRTIO_SCSI_F_HOTPLUG, TRANSPORT_RESET, at, REMOVED),
+            BusEvent::Changed(at, code) => {
+                let reason = u32::from(code.asc) | u32::from(code.ascq) << 8;
+                (VIRTIO_SCSI_F_CHANGE, PARAM_CHANGE, at, reason)
+            }
+        };
+        let wanted = features & 1 << feature != 0;
+        wanted.then(|| EventRecord { kind, lun: lun_field(at), reason })
+    }
+
+    /// The same, and that events before it were lost.
+    pub(super) fn with_missed(self) -> EventRecord {
+        const EVENTS_MISSED: u32 = 0x8000_0000;
+        EventRecord { kind: self.kind | EVENTS_MISSED, ..self }
+    }
+
+    pub(super) fn to_bytes(self) -> [u8; EventRecord::LEN] {
+        let mut bytes = [0; EventRecord::LEN];
+        bytes[..4].copy_from_slice(&self.kind.to_le_bytes());
+        bytes[4..12].copy_from_slice(&self.lun);
+        bytes[12..].copy_from_slice(&self.reason.to_le_bytes());
+        bytes
+    }
+}
+
+/// The lun field that names an address: 1, the target, and the logical unit as REPORT LUNS names
+/// it.
+fn lun_field(at: LunAddress) -> [u8; 8] {
+    let [high, low] = at.lun.to_bytes();
+    [1, at.target, high, low, 0, 0, 0, 0]
 }
 
 /// The response to a task management function.
@@ -248,13 +358,54 @@ mod tests {
     }
 
     #[test]
+    fn each_task_management_function_has_its_address_and_tag() {
+        let functions = [
+            Some(Function::AbortTask(0x0807_0605_0403_0201)),
+            Some(Function::AbortTaskSet),
+            Some(Function::ClearAca),
+            Some(Function::ClearTaskSet),
+            Some(Function::NexusReset),
+            Some(Function::LogicalUnitReset),
+            Some(Function::QueryTask(0x0807_0605_0403_0201)),
+            Some(Function::QueryTaskSet),
+            None,
+        ];
+        for (subtype, function) in (0..).zip(functions) {
+            let mut bytes = [0; 24];
+            bytes[4] = subtype;
+            bytes[8..12].copy_from_slice(&[1, 3, 0x41, 0]);
+            bytes[16..].copy_from_slice(&[1, 2, 3, 4, 5, 6, 7, 8]);
+            let at = Some(LunAddress { target: 3, lun: Lun::Unit(256) });
+            let expected = ControlRequest::TaskManagement(function, at);
+            assert_eq!(ControlRequest::from_bytes(&bytes), Some(expected));
+        }
+    }
+
+    #[test]
+    fn golden_events() {
+        const ALL: u64 = 1 << VIRTIO_SCSI_F_HOTPLUG | 1 << VIRTIO_SCSI_F_CHANGE;
+        let at = LunAddress { target: 3, lun: Lun::Unit(256) };
+        let changed = BusEvent::Changed(at, SenseCode::CAPACITY_DATA_HAS_CHANGED);
+        for (event, feature, bytes) in [
+            (BusEvent::Attached(at), 1, [1, 0, 0, 0, 1, 3, 0x41, 0, 0, 0, 0, 0, 1, 0, 0, 0]),
+            (BusEvent::Detached(at), 1, [1, 0, 0, 0, 1, 3, 0x41, 0, 0, 0, 0, 0, 2, 0, 0, 0]),
+            (changed, 2, [3, 0, 0, 0, 1, 3, 0x41, 0, 0, 0, 0, 0, 0x2a, 9, 0, 0]),
+        ] {
+            assert_eq!(EventRecord::new(event, ALL).unwrap().to_bytes(), bytes);
+            assert_eq!(EventRecord::new(event, ALL & !(1 << feature)), None);
+        }
+        assert_eq!(EventRecord::NONE.with_missed().to_bytes()[..4], [0, 0, 0, 0x80]);
+    }
+
+    #[test]
     fn control_requests_are_told_apart_and_short_ones_refused() {
         let read = |kind: u8, len: usize| {
             let mut bytes = vec![0; len];
             bytes[0] = kind;
             ControlRequest::from_bytes(&bytes)
         };
-        assert_eq!(read(0, 24), Some(ControlRequest::TaskManagement));
+        let function = Some(Function::AbortTask(0));
+        assert_eq!(read(0, 24), Some(ControlRequest::TaskManagement(function, None)));
         assert_eq!(read(1, 16), Some(ControlRequest::AsyncNotification));
         for (kind, len) in [(0, 23), (1, 15), (2, 4), (3, 24)] {
             assert_eq!(read(kind, len), None);
