@@ -3,16 +3,17 @@
 use std::io::Result;
 use std::process::Stdio;
 
-use tests::guest::{Guest, Program};
+use tests::guest::{ANY, Guest};
+use tests::running::Program;
 use tests::terminal::Terminal;
 
 #[test]
 fn a_shell_takes_commands_and_ctrl_c_and_ctrl_a_x_ends_it_all() -> Result<()> {
-    let mut guest = Guest::new(1)?;
+    let mut guest = Guest::new(ANY)?;
     guest.lun("disk.img", 1 << 20, "")?;
     let mut terminal = Terminal::new()?;
     let cooked = terminal.mode()?;
-    let mut command = guest.command("6.1", None)?;
+    let mut command = guest.command(None)?;
     terminal.attach(&mut command)?;
     let mut program = Program::start(command.stderr(Stdio::inherit()))?;
     terminal.try_a_shell()?;

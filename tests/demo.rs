@@ -4,7 +4,7 @@ use std::io::Result;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use tests::guest::Program;
+use tests::running::Program;
 use tests::terminal::Terminal;
 
 #[test]

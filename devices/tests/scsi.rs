@@ -166,6 +166,28 @@ fn unknown_requests_are_refused_and_notifications_are_none() {
 }
 
 #[test]
+fn a_broken_ring_needs_a_reset_and_works_after_it() {
+    let ways: [(_, fn(&mut Host)); 4] = [
+        ("requests", |host| host.request.skip(QUEUE_SIZE + 1)),
+        ("a head", |host| host.request.publish(QUEUE_SIZE)),
+        ("functions", |host| host.control.skip(QUEUE_SIZE + 1)),
+        ("a function", |host| host.control.publish(QUEUE_SIZE)),
+    ];
+    for (what, break_it) in ways {
+        let mut host = Host::new(VERSION_1);
+        break_it(&mut host);
+        host.kick(REQUEST);
+        host.kick(CONTROL);
+        assert!(host.comes_to_need_reset(), "{what}");
+        host.controller.reset();
+        host.request = Ring::new(&host.memory, 4 * RING_LEN, QUEUE_SIZE);
+        host.control = Ring::new(&host.memory, 5 * RING_LEN, QUEUE_SIZE);
+        host.activate(VERSION_1);
+        host.take_attention(0);
+    }
+}
+
+#[test]
 fn a_reset_ends_everything_and_the_device_starts_again() {
     let mut host = Host::new(VERSION_1);
     host.controller.reset();

@@ -7,7 +7,7 @@
 # looked for only on renew_kernel, and tests do not change under one's feet.
 
 # shellcheck disable=SC2034 # for those that source this
-rig_packages=(busybox-static cpio kmod zstd)
+rig_packages=(busybox-static cpio kmod xz-utils zstd)
 
 # The meta package is the lasting name: security updates replace the kernel
 # packages themselves, and withdraw the old ones.
@@ -73,6 +73,29 @@ need_kernel() { # VERSION
 kernel_folder() { readlink -f "$cache/kernel/$1"; } # VERSION
 kernel_release() { ls "$1/lib/modules"; }           # FOLDER
 
+# ---- the kernel's ELF file ----------------------------------------------------
+
+# A field of a bzImage's header, little-endian (Linux boot protocol, "Details of
+# Header Fields").
+header_field() { od -An -v -j "$(($2))" -N "$3" -t "u$3" "$1" | tr -d ' '; } # FILE OFFSET BYTES
+
+# Writes boot/vmlinux: what the bzImage's own code would unpack.
+extract_vmlinux() { # KERNEL-FOLDER
+  local bzimage start length payload
+  bzimage=$1/boot/vmlinuz-$(kernel_release "$1") payload=$1/boot/payload.$$
+  start=$((($(header_field "$bzimage" 0x1f1 1) + 1) * 512 + $(header_field "$bzimage" 0x248 4)))
+  length=$(header_field "$bzimage" 0x24c 4)
+  ((length -= 4)) # the last four bytes are its size
+  head -c $((start + length)) "$bzimage" | tail -c "$length" >"$payload"
+  case $(head -c 4 "$payload" | od -An -tx1 | tr -d ' ') in
+    fd377a58) xz -dc <"$payload" ;;
+    28b52ffd) zstd -dcq <"$payload" ;;
+    *) die 1 "the kernel in $bzimage is packed in a way unknown here" ;;
+  esac >"$payload.elf"
+  mv "$payload.elf" "$1/boot/vmlinux"
+  rm "$payload"
+}
+
 # ---- initramfs ---------------------------------------------------------------
 
 # A merged-/usr skeleton with every applet of busybox.
@@ -132,6 +155,7 @@ install_programs() { # ROOT PROGRAM…
   done
   ldd "${@/#/$root/bin/}" | grep -o '/[^ :]*\.so[^ :]*' | sort -u |
     while read -r library; do
+      [[ $library != "$root"/* ]] || continue # there already
       mkdir -p "$root${library%/*}"
       cp -Ln "$library" "$root$library"
     done

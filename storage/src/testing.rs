@@ -1,6 +1,7 @@
 //! What tests and benchmarks of this crate and of those above it share.
 #![expect(unsafe_code, reason = "buffers are lent to tasks")]
 
+use std::ops::Range;
 use std::ptr::NonNull;
 
 use libc::iovec;
@@ -39,8 +40,27 @@ fn ascii<const N: usize>(text: &str) -> Ascii<N> {
 /// Memory of our own in segments, for tests and benchmarks that play the driver.
 #[derive(Debug)]
 pub struct OwnedBuf {
-    segments: Vec<Box<[u8]>>,
+    segments: Vec<Segment>,
     iovecs: Vec<iovec>,
+}
+
+#[derive(Debug)]
+struct Segment {
+    memory: Box<[u8]>,
+    at: Range<usize>,
+}
+
+impl Segment {
+    /// Zeros, at a multiple of `align`.
+    fn zeroed(len: usize, align: usize) -> Segment {
+        let memory = vec![0; len + align - 1].into_boxed_slice();
+        let start = memory.as_ptr().align_offset(align);
+        Segment { memory, at: start..start + len }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.memory[self.at.clone()]
+    }
 }
 
 // SAFETY: the iovecs point to `segments`, which move along.
@@ -50,14 +70,21 @@ impl OwnedBuf {
     /// Zeroed segments of these lengths.
     #[must_use]
     pub fn zeroed(lengths: &[usize]) -> OwnedBuf {
-        let segments = lengths.iter().map(|&len| vec![0; len].into_boxed_slice()).collect();
+        OwnedBuf::aligned(lengths, 1)
+    }
+
+    /// Zeroed segments of these lengths, each of which begins at a multiple of `align`.
+    #[must_use]
+    pub fn aligned(lengths: &[usize], align: usize) -> OwnedBuf {
+        let segments = lengths.iter().map(|&len| Segment::zeroed(len, align)).collect();
         OwnedBuf { segments, iovecs: Vec::new() }
     }
 
     /// One segment that holds `bytes`.
     #[must_use]
     pub fn holding(bytes: &[u8]) -> OwnedBuf {
-        OwnedBuf { segments: vec![bytes.into()], iovecs: Vec::new() }
+        let segment = Segment { memory: bytes.into(), at: 0..bytes.len() };
+        OwnedBuf { segments: vec![segment], iovecs: Vec::new() }
     }
 
     /// The whole as a task's buffer.
@@ -65,9 +92,9 @@ impl OwnedBuf {
     /// # Safety
     /// `self` outlives the task, and is not used before the task is answered.
     pub unsafe fn lend(&mut self) -> DataBuf {
-        let to_iovec = |segment: &mut Box<[u8]>| iovec {
-            iov_base: segment.as_mut_ptr().cast(),
-            iov_len: segment.len(),
+        let to_iovec = |segment: &mut Segment| iovec {
+            iov_base: segment.memory[segment.at.clone()].as_mut_ptr().cast(),
+            iov_len: segment.at.len(),
         };
         self.iovecs = self.segments.iter_mut().map(to_iovec).collect();
         let Some(first) = NonNull::new(self.iovecs.as_mut_ptr()) else { return DataBuf::empty() };
@@ -78,6 +105,12 @@ impl OwnedBuf {
     /// All bytes in order.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
-        self.segments.concat()
+        self.segments.iter().flat_map(Segment::bytes).copied().collect()
+    }
+
+    /// Replaces the bytes, as far as there are any.
+    pub fn fill(&mut self, bytes: &[u8]) {
+        let places = self.segments.iter_mut().flat_map(|it| &mut it.memory[it.at.clone()]);
+        places.zip(bytes).for_each(|(place, byte)| *place = *byte);
     }
 }

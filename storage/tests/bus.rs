@@ -4,7 +4,7 @@
 mod common;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -15,7 +15,9 @@ use storage::lun::disk::Disk;
 use storage::lun::{LogicalUnit, Submitted};
 use storage::scsi::sense::SenseCode;
 use storage::target::address::{Lun, LunAddress};
-use storage::target::{AttachError, Bus, DetachError, Lane};
+use storage::target::{
+    AttachError, Bus, BusEvent, DetachError, EventSink, Function, Lane, Outcome,
+};
 use storage::task::{Answer, Response, ServiceResponse, Task};
 use storage::testing::disk_spec;
 use vmm_sys_util::eventfd::EventFd;
@@ -50,7 +52,11 @@ impl Queue {
     }
 
     fn on(bus: Arc<Bus>) -> Queue {
-        let (lane, wake) = bus.lane(0).unwrap();
+        Queue::of(bus, 0)
+    }
+
+    fn of(bus: Arc<Bus>, index: u16) -> Queue {
+        let (lane, wake) = bus.lane(index).unwrap();
         let mut io = IoContext::inline();
         let initiator = Initiator::new(&mut io);
         Queue { bus, lane, wake, io, initiator }
@@ -63,6 +69,15 @@ impl Queue {
             self.settle(answer);
         }
         place
+    }
+
+    /// Does what the bus woke the queue for; what is in the initiator's ring has been submitted.
+    fn attend(&mut self) {
+        self.lane.listen();
+        for answer in self.lane.attend(&mut self.io) {
+            self.settle(answer);
+        }
+        self.lane.acknowledge();
     }
 
     fn settle(&mut self, answer: Answer) {
@@ -224,9 +239,7 @@ fn detaching_waits_for_commands_and_parks_new_ones() {
         while queue.wake.read().is_err() {
             thread::yield_now();
         }
-        for answer in queue.lane.attend(&mut queue.io) {
-            queue.settle(answer);
-        }
+        queue.attend();
         let gone = check(SenseCode::LOGICAL_UNIT_NOT_SUPPORTED);
         assert_eq!(queue.initiator.answered[&parked].0, gone);
     });
@@ -258,4 +271,114 @@ fn a_place_is_used_again() {
     queue.clear(0, 7);
     let nothing = check(SenseCode::LOGICAL_UNIT_NOT_SUPPORTED);
     assert_eq!(queue.run(0, Lun::Unit(0), TEST_UNIT_READY).0, nothing);
+}
+
+/// Two queues in front of one logical unit that keeps its tasks.
+fn two_queues() -> (Arc<Bus>, Arc<Stalled>, [Queue; 2]) {
+    let bus = Bus::new(2).unwrap();
+    let stalled = Arc::new(Stalled::default());
+    bus.attach(0, 0, Arc::clone(&stalled) as _).unwrap();
+    let mut queues = [0, 1].map(|lane| Queue::of(Arc::clone(&bus), lane));
+    queues[0].run(0, Lun::Unit(0), REQUEST_SENSE);
+    (bus, stalled, queues)
+}
+
+const AT: LunAddress = LunAddress { target: 0, lun: Lun::Unit(0) };
+
+/// Begins a function; its outcome comes by the receiver.
+fn manage(bus: &Bus, function: Function) -> mpsc::Receiver<Outcome> {
+    let (sender, outcome) = mpsc::channel();
+    bus.manage(function, AT, Box::new(move |outcome| sender.send(outcome).unwrap()));
+    outcome
+}
+
+#[test]
+fn a_function_waits_for_the_commands_of_every_queue() {
+    let (bus, stalled, [mut first, mut second]) = two_queues();
+    let places = [&mut first, &mut second].map(|queue| queue.submit(0, Lun::Unit(0), &[0; 6]));
+    let outcome = manage(&bus, Function::AbortTaskSet);
+    first.attend();
+    assert!(outcome.try_recv().is_err(), "the second queue has not looked");
+    second.attend();
+    let tasks = std::mem::take(&mut *stalled.0.lock().unwrap());
+    assert!(tasks.iter().all(Task::is_aborted));
+    let [one, other] = <[Task; 2]>::try_from(tasks).unwrap();
+    second.settle(other.answer(Response::good(0)));
+    second.lane.acknowledge();
+    assert!(outcome.try_recv().is_err(), "the first queue's command runs");
+    first.settle(one.answer(Response::good(0)));
+    assert!(outcome.try_recv().is_err(), "nobody has seen its answer");
+    first.lane.acknowledge();
+    assert_eq!(outcome.try_recv(), Ok(Outcome::Complete));
+    let aborted = Response::Failed(ServiceResponse::Aborted);
+    assert_eq!(first.initiator.answered[&places[0]].0, aborted);
+    assert_eq!(second.initiator.answered[&places[1]].0, aborted);
+}
+
+#[test]
+fn a_command_that_a_function_finds_on_its_way_never_starts() {
+    let (bus, stalled, [mut first, mut second]) = two_queues();
+    let outcome = manage(&bus, Function::AbortTaskSet);
+    first.lane.listen();
+    let place = first.submit(0, Lun::Unit(0), &[0; 6]);
+    let answered = &first.initiator.answered[&place].0;
+    assert_eq!(*answered, Response::Failed(ServiceResponse::Aborted));
+    assert!(stalled.0.lock().unwrap().is_empty());
+    first.attend();
+    second.attend();
+    assert_eq!(outcome.try_recv(), Ok(Outcome::Complete));
+}
+
+#[test]
+fn queues_that_nobody_serves_hold_no_function_up() {
+    let (bus, _, [first, second]) = two_queues();
+    let outcome = manage(&bus, Function::LogicalUnitReset);
+    drop(first);
+    assert!(outcome.try_recv().is_err());
+    drop(second);
+    assert_eq!(outcome.try_recv(), Ok(Outcome::Complete));
+    assert_eq!(manage(&bus, Function::AbortTaskSet).try_recv(), Ok(Outcome::Complete));
+}
+
+#[test]
+fn events_go_to_whoever_listens() {
+    let bus = Bus::new(1).unwrap();
+    let heard = Arc::new(Heard::default());
+    bus.attach(0, 3, disk()).unwrap();
+    bus.listen(Some(Arc::clone(&heard) as _));
+    let at = LunAddress { target: 7, lun: Lun::Unit(300) };
+    bus.attach(7, 300, disk()).unwrap();
+    bus.changed(7, 300, SenseCode::CAPACITY_DATA_HAS_CHANGED);
+    bus.changed(7, 301, SenseCode::CAPACITY_DATA_HAS_CHANGED);
+    bus.detach(7, 300, LONG).unwrap();
+    bus.listen(None);
+    bus.detach(0, 3, LONG).unwrap();
+    let changed = BusEvent::Changed(at, SenseCode::CAPACITY_DATA_HAS_CHANGED);
+    let expected = [BusEvent::Attached(at), changed, BusEvent::Detached(at)];
+    assert_eq!(*heard.0.lock().unwrap(), expected);
+}
+
+#[derive(Default)]
+struct Heard(Mutex<Vec<BusEvent>>);
+
+impl EventSink for Heard {
+    fn event(&self, event: BusEvent) {
+        self.0.lock().unwrap().push(event);
+    }
+}
+
+#[test]
+fn many_are_attached_at_once_or_none() {
+    let bus = Bus::new(1).unwrap();
+    let one = disk();
+    let all = |target| (0..=Lun::MAX).map(move |number| (target, number));
+    let luns = |target| all(target).map(|(target, number)| (target, number, Arc::clone(&one)));
+    bus.attach_all(luns(0).chain(luns(255))).unwrap();
+    let again = luns(7).chain([(255, 3, disk())]);
+    assert_eq!(bus.attach_all(again), Err(AttachError::Taken(255, 3)));
+    let mut queue = Queue::on(bus);
+    queue.clear(255, Lun::MAX);
+    queue.clear(0, 0);
+    let nobody = Response::Failed(ServiceResponse::BadTarget);
+    assert_eq!(queue.run(7, Lun::Unit(0), INQUIRY).0, nobody);
 }

@@ -7,12 +7,15 @@ mod common;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use common::{Initiator, transfer_16};
+use common::faulty::{Fault, Faults, Faulty};
+use common::host;
+use common::{Initiator, SYNCHRONIZE_CACHE, transfer_16};
 use proptest::prelude::*;
-use storage::backend::{Backend, Geometry, Medium, Memory, RawFile};
+use storage::backend::{Backend, Geometry, Medium, Memory, OpenError, Options, RawFile};
 use storage::buffer::DataBuf;
 use storage::engine::{IoContext, Pool};
 use storage::lun::LogicalUnit;
@@ -21,6 +24,7 @@ use storage::scsi::sense::SenseCode;
 use storage::scsi::status::Status;
 use storage::task::Response;
 use storage::testing::disk_spec;
+use tempfile::NamedTempFile;
 
 const BLOCKS: u64 = 64;
 const BLOCK: usize = 512;
@@ -34,11 +38,19 @@ fn engines() -> Vec<(&'static str, IoContext)> {
     ]
 }
 
-fn image() -> (tempfile::NamedTempFile, Disk) {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    file.as_file().set_len(BLOCKS * BLOCK as u64).unwrap();
-    let backend = RawFile::open(file.path(), false, BLOCK as u32).unwrap();
-    (file, Disk::new(Medium::new("test", Box::new(backend)), &disk_spec()))
+fn image() -> (NamedTempFile, Disk) {
+    image_with(&Options::default()).unwrap()
+}
+
+fn image_with(options: &Options) -> Result<(NamedTempFile, Disk), OpenError> {
+    let file = host::image(BLOCKS * BLOCK as u64);
+    let backend = RawFile::open(file.path(), options)?;
+    Ok((file, Disk::new(Medium::new("test", Box::new(backend)), &disk_spec())))
+}
+
+/// An image past the page cache, where the host lets us have one.
+fn direct_image() -> Option<(NamedTempFile, Disk)> {
+    image_with(&host::direct()).inspect_err(|why| eprintln!("skipped: the image {why}")).ok()
 }
 
 #[derive(Clone, Debug)]
@@ -58,7 +70,17 @@ fn op() -> impl Strategy<Value = Op> {
 
 /// Runs `ops` one after the other; returns what the initiator saw.
 fn run(disk: &Disk, io: &mut IoContext, ops: &[Op]) -> Vec<(Response, Vec<u8>)> {
+    run_aligned(disk, io, ops, 1)
+}
+
+fn run_aligned(
+    disk: &Disk,
+    io: &mut IoContext,
+    ops: &[Op],
+    align: usize,
+) -> Vec<(Response, Vec<u8>)> {
     let mut initiator = Initiator::new(io);
+    initiator.align = align;
     for op in ops {
         let (_, task) = match *op {
             Op::Read { lba, blocks, fua, room } => {
@@ -68,7 +90,7 @@ fn run(disk: &Disk, io: &mut IoContext, ops: &[Op]) -> Vec<(Response, Vec<u8>)> 
                 let data = vec![fill; blocks as usize * BLOCK + 7];
                 initiator.task(&transfer_16(0x8a, fua, lba, blocks), &data, 0)
             }
-            Op::Flush => initiator.task(&[0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[], 0),
+            Op::Flush => initiator.task(&SYNCHRONIZE_CACHE, &[], 0),
         };
         initiator.took(disk.submit(task, io));
         initiator.drain(io);
@@ -88,7 +110,68 @@ proptest! {
             let (_file, disk) = image();
             prop_assert_eq!(&run(&disk, &mut io, &ops), &expected, "{}", name);
         }
+        for ((name, mut io), align) in engines().into_iter().zip([1, BLOCK, BLOCK]) {
+            let Some((_file, disk)) = direct_image() else { break };
+            let seen = run_aligned(&disk, &mut io, &ops, align);
+            prop_assert_eq!(&seen, &expected, "direct, {}, aligned to {}", name, align);
+        }
+        let Some((_file, disk)) = direct_image() else { return Ok(()) };
+        let mut io = IoContext::new(32, Pool::new(3)).unwrap();
+        prop_assert_eq!(&run(&disk, &mut io, &ops), &expected, "direct, not aligned");
     }
+}
+
+/// What has to be copied is not copied on the ring's thread.
+#[test]
+fn a_ring_takes_direct_transfers_only_of_aligned_memory() {
+    if !io_uring_is_allowed() {
+        eprintln!("skipped: no io_uring");
+        return;
+    }
+    let Some((_file, disk)) = direct_image() else { return };
+    for (align, on_ring) in [(4096, 1), (1, 0)] {
+        let mut io = IoContext::new(32, Pool::new(1)).unwrap();
+        let mut initiator = Initiator::new(&mut io);
+        initiator.align = align;
+        let (place, task) = initiator.task(&transfer_16(0x88, false, 0, 24), &[], 24 * BLOCK);
+        initiator.took(disk.submit(task, &mut io));
+        let in_flight = format!("Ring({on_ring} of");
+        assert!(format!("{io:?}").contains(&in_flight), "aligned to {align}: {io:?}");
+        initiator.drain(&mut io);
+        assert_eq!(initiator.answered[&place], (Response::good(0), vec![0; 24 * BLOCK]));
+    }
+}
+
+#[test]
+fn a_direct_image_that_became_shorter_is_a_medium_error() {
+    for (name, mut io) in engines() {
+        for (align, blocks_left) in [(1, 2), (4096, 2), (1, 0), (4096, 0)] {
+            let Some((file, disk)) = direct_image() else { return };
+            let left = blocks_left * BLOCK + 100 * usize::from(blocks_left > 0);
+            file.as_file().set_len(left as u64).unwrap();
+            let read = Op::Read { lba: 0, blocks: 8, fua: false, room: 4096 };
+            let seen = run_aligned(&disk, &mut io, &[read], align);
+            assert_eq!(
+                status(&seen[0]),
+                (Status::CHECK_CONDITION, Some(SenseCode::UNRECOVERED_READ_ERROR)),
+                "{name} aligned to {align}"
+            );
+            let Response::Status { resid, .. } = seen[0].0 else { panic!() };
+            assert_eq!(resid as usize, 4096 - left, "{name} aligned to {align}");
+        }
+    }
+}
+
+#[test]
+fn an_image_that_became_longer_is_as_it_was() {
+    let (file, disk) = image();
+    file.as_file().set_len(BLOCKS * BLOCK as u64 * 2).unwrap();
+    let past = Op::Read { lba: BLOCKS, blocks: 1, fua: false, room: 512 };
+    let last = Op::Read { lba: BLOCKS - 1, blocks: 1, fua: false, room: 512 };
+    let seen = run(&disk, &mut IoContext::inline(), &[past, last]);
+    let out_of_range = SenseCode::LBA_OUT_OF_RANGE;
+    assert_eq!(status(&seen[0]), (Status::CHECK_CONDITION, Some(out_of_range)));
+    assert_eq!(status(&seen[1]), (Status::GOOD, None));
 }
 
 /// More transfers at once than the ring has places.
@@ -117,6 +200,31 @@ fn deep_queues_keep_their_data_apart() {
     }
 }
 
+/// FUA writes and SYNCHRONIZE CACHEs that all come at once, also where no thread can wait.
+#[test]
+fn flushes_at_the_same_time_all_end() {
+    let pools = [Pool::new(3), Pool::new(1), Pool::new(0)];
+    let rings = pools.map(|pool| ("default", IoContext::new(48, pool).unwrap()));
+    for (name, mut io) in engines().into_iter().chain(rings) {
+        let (_file, disk) = image();
+        let mut initiator = Initiator::new(&mut io);
+        for lba in 0..BLOCKS / 2 {
+            let (_, task) =
+                initiator.task(&transfer_16(0x8a, true, lba, 1), &[lba as u8; BLOCK], 0);
+            initiator.took(disk.submit(task, &mut io));
+            let (_, task) = initiator.task(&SYNCHRONIZE_CACHE, &[], 0);
+            initiator.took(disk.submit(task, &mut io));
+        }
+        initiator.drain(&mut io);
+        for (place, seen) in &initiator.answered {
+            let (status, sense) = status(seen);
+            assert!(matches!(status, Status::GOOD | Status::BUSY), "{name} {place} {sense:?}");
+            let may_wait = !format!("{io:?}").contains("limit 0") || name == "inline";
+            assert!(status == Status::GOOD || !may_wait, "{name} {place}");
+        }
+    }
+}
+
 #[test]
 fn an_image_that_became_shorter_is_a_medium_error() {
     for (name, mut io) in engines() {
@@ -131,48 +239,10 @@ fn an_image_that_became_shorter_is_a_medium_error() {
     }
 }
 
-/// A host that fails what it is told to fail.
-#[derive(Debug, Default)]
-struct Faulty {
-    errno: Mutex<Option<i32>>,
-    flush_errno: Mutex<Option<i32>>,
-    flushes: AtomicUsize,
-}
-
-impl Faulty {
-    fn outcome(&self) -> io::Result<()> {
-        outcome(&self.errno)
-    }
-}
-
-fn outcome(errno: &Mutex<Option<i32>>) -> io::Result<()> {
-    errno.lock().unwrap().map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
-}
-
-#[derive(Debug)]
-struct Host(Arc<Faulty>);
-
-impl Backend for Host {
-    fn geometry(&self) -> Geometry {
-        Geometry { blocks: BLOCKS, block_size: BLOCK as u32 }
-    }
-
-    fn read(&self, _: u64, data: &mut DataBuf) -> io::Result<()> {
-        self.0.outcome().inspect(|()| data.advance(data.len()))
-    }
-
-    fn write(&self, _: u64, data: &mut DataBuf) -> io::Result<()> {
-        self.0.outcome().inspect(|()| data.advance(data.len()))
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        self.0.flushes.fetch_add(1, Ordering::SeqCst);
-        self.0.outcome().and(outcome(&self.0.flush_errno))
-    }
-
-    fn raw_fd(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
+fn faulty() -> (Disk, Arc<Faults>) {
+    let geometry = Geometry { blocks: BLOCKS, block_size: BLOCK as u32 };
+    let (backend, faults) = Faulty::new(geometry);
+    (Disk::new(Medium::new("test", Box::new(backend)), &disk_spec()), faults)
 }
 
 const WRITE: Op = Op::Write { lba: 0, blocks: 1, fua: false, fill: 0 };
@@ -192,13 +262,11 @@ fn after_a_failed_flush_nothing_is_written_any_more() {
     let write_error = (Status::CHECK_CONDITION, Some(SenseCode::WRITE_ERROR));
     for (name, mut io) in engines() {
         for sync in [Op::Flush, WRITE_FUA] {
-            let host = Arc::new(Faulty::default());
-            let disk =
-                Disk::new(Medium::new("test", Box::new(Host(Arc::clone(&host)))), &disk_spec());
-            *host.flush_errno.lock().unwrap() = Some(libc::EIO);
+            let (disk, faults) = faulty();
+            *faults.flush.lock().unwrap() = Some(Fault::errno(libc::EIO));
             let failed = run(&disk, &mut io, std::slice::from_ref(&sync));
             assert_eq!(status(&failed[0]), write_error, "{name} {sync:?}");
-            *host.flush_errno.lock().unwrap() = None;
+            *faults.flush.lock().unwrap() = None;
             let after = run(&disk, &mut io, &[WRITE, Op::Flush, WRITE_FUA, READ]);
             for refused in &after[..3] {
                 assert_eq!(status(refused), write_error, "{name} {sync:?}");
@@ -208,16 +276,65 @@ fn after_a_failed_flush_nothing_is_written_any_more() {
     }
 }
 
+/// One fault, or none, for each of some operations.
+fn faults() -> impl Strategy<Value = Vec<(Op, Option<Fault>)>> {
+    let errno = prop::sample::select(vec![libc::EIO, libc::ENOSPC, libc::ENOMEM, libc::EROFS]);
+    let fault = (errno, 0usize..6000, 0u64..3).prop_map(|(errno, after, delay)| Fault {
+        errno: Some(errno),
+        after,
+        delay: Duration::from_millis(delay),
+    });
+    let transfer = (any::<bool>(), 0..BLOCKS - 8, 1u32..8, any::<u8>()).prop_map(
+        |(write, lba, blocks, fill)| match write {
+            true => Op::Write { lba, blocks, fua: false, fill },
+            false => Op::Read { lba, blocks, fua: false, room: blocks as usize * BLOCK },
+        },
+    );
+    prop::collection::vec((transfer, prop::option::weighted(0.4, fault)), 1..16)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// What the host did before an error counts, to the byte, and no error is taken for success.
+    #[test]
+    fn faults_are_told_to_the_byte(trace in faults()) {
+        for (name, mut io) in engines() {
+            let (disk, faults) = faulty();
+            let mut model = vec![0; (BLOCKS as usize) * BLOCK];
+            for (op, fault) in &trace {
+                faults.next.lock().unwrap().extend(*fault);
+                let (response, data) = run(&disk, &mut io, std::slice::from_ref(op)).remove(0);
+                let Response::Status { status, resid, .. } = response else { panic!() };
+                prop_assert_eq!(status == Status::GOOD, fault.is_none(), "{} {:?}", name, op);
+                let (Op::Read { lba, blocks, .. } | Op::Write { lba, blocks, .. }) = *op else {
+                    continue;
+                };
+                let (at, len) = (lba as usize * BLOCK, blocks as usize * BLOCK);
+                let moved = fault.map_or(len, |fault| fault.after.min(len));
+                if let Op::Write { fill, .. } = *op {
+                    // The initiator sends a few bytes more than it names.
+                    prop_assert_eq!(resid as usize, len - moved + 7);
+                    model[at..at + moved].fill(fill);
+                } else {
+                    prop_assert_eq!(resid as usize, len - moved);
+                    prop_assert_eq!(&data[..moved], &model[at..at + moved]);
+                    prop_assert!(data[moved..].iter().all(|byte| *byte == 0));
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn an_ordinary_error_is_told_once_and_forgotten() {
     for ((name, mut io), write) in engines().into_iter().zip([WRITE, WRITE_FUA, WRITE_FUA]) {
-        let host = Arc::new(Faulty::default());
-        let disk = Disk::new(Medium::new("test", Box::new(Host(Arc::clone(&host)))), &disk_spec());
-        *host.errno.lock().unwrap() = Some(libc::ENOSPC);
+        let (disk, faults) = faulty();
+        *faults.always.lock().unwrap() = Some(Fault::errno(libc::ENOSPC));
         let failed = run(&disk, &mut io, std::slice::from_ref(&write));
         let full = SenseCode::SPACE_ALLOCATION_FAILED_WRITE_PROTECT;
         assert_eq!(status(&failed[0]), (Status::CHECK_CONDITION, Some(full)), "{name}");
-        *host.errno.lock().unwrap() = None;
+        *faults.always.lock().unwrap() = None;
         assert_eq!(status(&run(&disk, &mut io, &[write])[0]), (Status::GOOD, None), "{name}");
     }
 }
@@ -225,11 +342,10 @@ fn an_ordinary_error_is_told_once_and_forgotten() {
 #[test]
 fn a_flush_that_the_host_has_no_memory_for_loses_nothing() {
     for (name, mut io) in engines() {
-        let host = Arc::new(Faulty::default());
-        let disk = Disk::new(Medium::new("test", Box::new(Host(Arc::clone(&host)))), &disk_spec());
-        *host.errno.lock().unwrap() = Some(libc::ENOMEM);
+        let (disk, faults) = faulty();
+        *faults.always.lock().unwrap() = Some(Fault::errno(libc::ENOMEM));
         assert_eq!(status(&run(&disk, &mut io, &[Op::Flush])[0]), (Status::BUSY, None), "{name}");
-        *host.errno.lock().unwrap() = None;
+        *faults.always.lock().unwrap() = None;
         assert_eq!(status(&run(&disk, &mut io, &[Op::Flush])[0]), (Status::GOOD, None), "{name}");
     }
 }
@@ -300,11 +416,10 @@ fn the_default_engine_is_a_ring_wherever_one_is_allowed() {
 #[test]
 fn a_read_with_fua_flushes_first() {
     for (name, mut io) in engines() {
-        let host = Arc::new(Faulty::default());
-        let disk = Disk::new(Medium::new("test", Box::new(Host(Arc::clone(&host)))), &disk_spec());
+        let (disk, faults) = faulty();
         run(&disk, &mut io, &[READ]);
-        assert_eq!(host.flushes.load(Ordering::SeqCst), 0, "{name}");
+        assert_eq!(faults.flushes.load(Ordering::SeqCst), 0, "{name}");
         run(&disk, &mut io, &[READ_FUA]);
-        assert_eq!(host.flushes.load(Ordering::SeqCst), 1, "{name}");
+        assert_eq!(faults.flushes.load(Ordering::SeqCst), 1, "{name}");
     }
 }

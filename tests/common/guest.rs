@@ -1,22 +1,18 @@
-//! A guest for one test: a folder with its configuration and images, and the `vmm` that runs it.
+//! A guest for one test: a folder with its configuration and images, to be run by `vmm`.
+//!
+//! This file must not know what a guest does, nor how it is watched.
 
+use std::fmt::{self, Display, Formatter};
 use std::fs;
-use std::io::{self, Read};
-use std::os::unix::process::CommandExt;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::cpio;
 use crate::image::Image;
-
-/// How long a guest may run. A boot takes seconds; under an emulated L1, some ten.
-const DEADLINE: Duration = Duration::from_secs(240);
+use crate::running::{Outcome, Running};
 
 /// The built `vmm`.
 #[must_use]
@@ -36,33 +32,129 @@ fn env_path(variable: &str, default: &str) -> PathBuf {
     root.join(std::env::var_os(variable).unwrap_or_else(|| default.into()))
 }
 
-/// What a guest and its VMM left behind.
-#[derive(Debug)]
-pub struct Outcome {
-    /// How `vmm` ended.
-    pub status: ExitStatus,
-    /// What the guest wrote to its console.
-    pub console: String,
-    /// What `vmm` wrote to stderr.
-    pub stderr: String,
+/// Whether the tests may take their time: `scripts/test --long`.
+#[must_use]
+pub fn long() -> bool {
+    std::env::var_os("VMM_LONG").is_some()
 }
 
-/// A guest to be.
+/// How a guest reaches its controllers, as the configuration says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// `transport = "pci"`
+    Pci,
+    /// `transport = "mmio"`
+    Mmio,
+}
+
+impl Display for Transport {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Transport::Pci => "pci",
+            Transport::Mmio => "mmio",
+        })
+    }
+}
+
+/// One cell of the matrix: what everything is to work with.
+#[derive(Clone, Copy, Debug)]
+pub struct Cell {
+    /// Between the guest and its controllers.
+    pub transport: Transport,
+    /// A version that `scripts/guest` knows.
+    pub kernel: &'static str,
+    /// How many vCPUs.
+    pub vcpus: u8,
+}
+
+/// The cell of tests for which any would do.
+pub const ANY: Cell = Cell { transport: Transport::Pci, kernel: "6.1", vcpus: 1 };
+
+/// Makes a test for each cell of the matrix from a function of a [`Cell`]. Four cells hold every
+/// pair of values; the others are for those who take their time.
+#[macro_export]
+macro_rules! matrix {
+    ($check:path) => {
+        $crate::matrix!(@test $check, pci_with_6_1_and_one_vcpu, Pci, "6.1", 1);
+        $crate::matrix!(@test $check, pci_with_6_12_and_two_vcpus, Pci, "6.12", 2);
+        $crate::matrix!(@test $check, mmio_with_6_1_and_two_vcpus, Mmio, "6.1", 2);
+        $crate::matrix!(@test $check, mmio_with_6_12_and_one_vcpu, Mmio, "6.12", 1);
+        $crate::matrix!(@long $check, pci_with_6_1_and_two_vcpus, Pci, "6.1", 2);
+        $crate::matrix!(@long $check, pci_with_6_12_and_one_vcpu, Pci, "6.12", 1);
+        $crate::matrix!(@long $check, mmio_with_6_1_and_one_vcpu, Mmio, "6.1", 1);
+        $crate::matrix!(@long $check, mmio_with_6_12_and_two_vcpus, Mmio, "6.12", 2);
+    };
+    (@long $($cell:tt)*) => {
+        $crate::matrix!(@test #[ignore = "only with --long"] $($cell)*);
+    };
+    (@test $(#[$ignore:meta])? $check:path, $name:ident, $transport:ident, $kernel:literal, $vcpus:literal) => {
+        #[test]
+        $(#[$ignore])?
+        fn $name() -> std::io::Result<()> {
+            $check($crate::guest::Cell {
+                transport: $crate::guest::Transport::$transport,
+                kernel: $kernel,
+                vcpus: $vcpus,
+            })
+        }
+    };
+}
+
+/// A guest to be: files in a folder of its own, which goes with it.
 #[derive(Debug)]
 pub struct Guest {
     folder: TempDir,
+    cell: Cell,
+    image: &'static str,
+    memory: u64,
     machine: String,
-    luns: String,
+    cmdline: String,
+    controllers: String,
 }
 
 impl Guest {
-    /// A guest with `vcpus` and no logical unit yet.
+    /// A guest with one controller and no logical unit yet.
     ///
     /// # Errors
     /// When the host has no room for its folder.
-    pub fn new(vcpus: u8) -> io::Result<Guest> {
-        let machine = format!("name = \"guest\"\nvcpus = {vcpus}\nmemory = \"384MiB\"\n");
-        Ok(Guest { folder: TempDir::new()?, machine, luns: String::new() })
+    pub fn new(cell: Cell) -> io::Result<Guest> {
+        let mut guest = Guest {
+            folder: TempDir::new()?,
+            cell,
+            image: "vmlinuz",
+            memory: 384,
+            machine: String::new(),
+            cmdline: "console=ttyS0 quiet".into(),
+            controllers: String::new(),
+        };
+        guest.controller("");
+        Ok(guest)
+    }
+
+    /// Boots the ELF file instead of the bzImage.
+    pub fn boot_elf(&mut self) {
+        self.image = "vmlinux";
+    }
+
+    /// Gives the guest `mib` of memory instead of the usual 384.
+    pub fn memory(&mut self, mib: u64) {
+        self.memory = mib;
+    }
+
+    /// Adds lines to `[machine]`.
+    pub fn machine(&mut self, lines: &str) {
+        self.machine += &format!("{lines}\n");
+    }
+
+    /// Adds words to the kernel's command line.
+    pub fn cmdline(&mut self, words: &str) {
+        self.cmdline += &format!(" {words}");
+    }
+
+    /// Begins another controller, with these lines; what is attached from now on is its.
+    pub fn controller(&mut self, lines: &str) {
+        self.controllers +=
+            &format!("[[controller]]\ntransport = \"{}\"\n{lines}\n", self.cell.transport);
     }
 
     /// A new image, and a logical unit with these lines of configuration on it.
@@ -70,142 +162,71 @@ impl Guest {
     /// # Errors
     /// When the image cannot be made.
     pub fn lun(&mut self, image: &str, size: u64, lines: &str) -> io::Result<Image> {
-        self.luns += &format!("[[controller.lun]]\nimage = \"{image}\"\n{lines}\n");
-        Image::create(&self.folder.path().join(image), size)
+        self.medium("image", Path::new(image), lines);
+        Image::create(&self.file(image), size)
     }
 
-    /// The command that runs the guest on `kernel`. It executes `script`, then powers off;
+    /// A logical unit on something that is there, named by a key of `[[controller.lun]]`.
+    pub fn medium(&mut self, key: &str, path: &Path, lines: &str) {
+        self.controllers += &format!("[[controller.lun]]\n{key} = {path:?}\n{lines}\n");
+    }
+
+    /// A file in the guest's folder.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The guest's memory in bytes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory << 20
+    }
+
+    /// Writes the guest's files, and returns the command that runs it: `script`, then a power-off;
     /// without a script it gives a shell.
     ///
     /// # Errors
-    /// When the guest's files cannot be written.
-    pub fn command(&self, kernel: &str, script: Option<&str>) -> io::Result<Command> {
-        let initramfs = self.folder.path().join("initramfs.cpio");
-        let mut archive = fs::read(guest_file(kernel, "initramfs.cpio"))?;
+    /// When the files cannot be written.
+    pub fn command(&self, script: Option<&str>) -> io::Result<Command> {
+        let mut archive = fs::read(guest_file(self.cell.kernel, "initramfs.cpio"))?;
         if let Some(script) = script {
-            archive.extend(cpio::archive("cmd", script.as_bytes()));
+            archive.extend(cpio::archive("cmd", format!("{PRELUDE}\n{script}").as_bytes()));
         }
-        fs::write(&initramfs, archive)?;
-        let config = self.folder.path().join("guest.toml");
-        let boot = format!(
-            "[boot]\nkernel = {:?}\ninitramfs = \"initramfs.cpio\"\ncmdline = \"console=ttyS0 quiet\"\n",
-            guest_file(kernel, "vmlinuz")
-        );
-        let (machine, luns) = (&self.machine, &self.luns);
-        fs::write(&config, format!("[machine]\n{machine}\n{boot}\n[[controller]]\n{luns}"))?;
+        fs::write(self.file("initramfs.cpio"), archive)?;
+        let config = self.file("guest.toml");
+        fs::write(&config, self.config())?;
         let mut command = Command::new(vmm());
         command.arg("--config").arg(config);
         Ok(command)
     }
 
-    /// Boots `kernel`, runs `script` in the guest, and waits for the power-off.
+    fn config(&self) -> String {
+        let Guest { cell, memory, machine, cmdline, controllers, .. } = self;
+        let (vcpus, kernel) = (cell.vcpus, guest_file(cell.kernel, self.image));
+        format!(
+            "[machine]\nname = \"guest\"\nvcpus = {vcpus}\nmemory = \"{memory}MiB\"\n{machine}\n\
+             [boot]\nkernel = {kernel:?}\ninitramfs = \"initramfs.cpio\"\ncmdline = \"{cmdline}\"\n\
+             \n{controllers}"
+        )
+    }
+
+    /// Starts the guest with `script` to execute.
     ///
     /// # Errors
-    /// When `vmm` cannot be started, or the guest is still running at the deadline.
-    pub fn run(&self, kernel: &str, script: &str) -> io::Result<Outcome> {
-        self.run_with(kernel, script, |_| {})
+    /// When its files cannot be written, or `vmm` cannot be started.
+    pub fn start(&self, script: &str) -> io::Result<Running> {
+        Running::start(&mut self.command(Some(script))?)
     }
 
-    /// As [`Guest::run`], with a change to the command.
+    /// Boots, executes `script` in the guest, and waits for the power-off.
     ///
     /// # Errors
-    /// As [`Guest::run`].
-    pub fn run_with(
-        &self,
-        kernel: &str,
-        script: &str,
-        change: impl FnOnce(&mut Command),
-    ) -> io::Result<Outcome> {
-        let mut command = self.command(kernel, Some(script))?;
-        change(&mut command);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn()?;
-        let (stdout, stderr) = (reader(child.stdout.take()), reader(child.stderr.take()));
-        let status = wait(&mut child);
-        let text = |reader: thread::JoinHandle<Vec<u8>>| {
-            let bytes = reader.join().unwrap_or_default();
-            String::from_utf8_lossy(&bytes).replace('\r', "")
-        };
-        let (console, stderr) = (text(stdout), text(stderr));
-        println!("{console}\n{stderr}");
-        Ok(Outcome { status: status?, console, stderr })
+    /// As [`Guest::start`], and when the guest is still running at the deadline.
+    pub fn run(&self, script: &str) -> io::Result<Outcome> {
+        self.start(script)?.finish()
     }
 }
 
-/// A program and all that it starts, ended with the test: one that fails leaves nothing running.
-#[derive(Debug)]
-pub struct Program(Child);
-
-impl Program {
-    /// Starts `command` as the head of a process group.
-    ///
-    /// # Errors
-    /// When it cannot be started.
-    pub fn start(command: &mut Command) -> io::Result<Program> {
-        Ok(Program(command.process_group(0).spawn()?))
-    }
-
-    /// Waits for its end, as [`wait`] does.
-    ///
-    /// # Errors
-    /// When it had to be ended.
-    pub fn wait(&mut self) -> io::Result<ExitStatus> {
-        wait(&mut self.0)
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        if let (Ok(None), Ok(group)) = (self.0.try_wait(), i32::try_from(self.0.id())) {
-            let _ = killpg(Pid::from_raw(group), Signal::SIGTERM);
-            let _ = self.0.wait();
-        }
-    }
-}
-
-/// Waits for `child`, and ends it when the deadline has passed.
-///
-/// # Errors
-/// When it had to be ended.
-pub fn wait(child: &mut Child) -> io::Result<ExitStatus> {
-    let start = Instant::now();
-    while start.elapsed() < DEADLINE {
-        if let Some(status) = child.try_wait()? {
-            return Ok(status);
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    child.kill()?;
-    child.wait()?;
-    Err(io::Error::new(io::ErrorKind::TimedOut, "the guest did not power off"))
-}
-
-fn reader(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        if let Some(mut pipe) = pipe {
-            let _ = pipe.read_to_end(&mut bytes);
-        }
-        bytes
-    })
-}
-
-impl Outcome {
-    /// What the guest printed between the lines `<name>` and `</name>`.
-    #[must_use]
-    pub fn section(&self, name: &str) -> Option<&str> {
-        let (_, rest) = self.console.split_once(&format!("\n<{name}>\n"))?;
-        let (section, _) = rest.split_once(&format!("</{name}>\n"))?;
-        Some(section)
-    }
-}
-
-/// Shell functions for scripts. `section NAME COMMAND…` prints the command's output as
-/// [`Outcome::section`] finds it, with its exit status as the last line; `disk H:C:T:L` and
-/// `generic H:C:T:L` print a logical unit's names, which Linux gives in no certain order.
-pub const SECTION: &str = r#"
-section() { name=$1; shift; echo; echo "<$name>"; "$@" 2>&1; echo "status $?"; echo "</$name>"; }
-name() { for name in /sys/class/scsi_device/$1/device/$2/*; do echo "/dev/${name##*/}"; done; }
-disk() { name "$1" block; }
-generic() { name "$1" scsi_generic; }
-"#;
+/// Shell functions that every script may use; what `section` prints, [`Outcome::section`] finds.
+const PRELUDE: &str = include_str!("../guest/prelude.sh");

@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
 use sha2::{Digest, Sha256};
 
 /// A raw image file.
@@ -47,6 +49,39 @@ impl Image {
         let mut bytes = vec![0; len];
         self.file.read_exact_at(&mut bytes, offset)?;
         Ok(sha256(&bytes))
+    }
+}
+
+impl Image {
+    /// How many bytes the host stores for it.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn allocated(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.blocks() * 512)
+    }
+
+    /// Whether the `len` bytes from `offset` are a hole: the host stores nothing for them.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn is_hole(&self, offset: u64, len: u64) -> io::Result<bool> {
+        let start = i64::try_from(offset).map_err(io::Error::other)?;
+        match lseek(&self.file, start, Whence::SeekData) {
+            Ok(data) => Ok(data.cast_unsigned() >= offset + len),
+            Err(Errno::ENXIO) => Ok(true), // no data up to the end
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether the `len` bytes from `offset` are those of `block`, over and over.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn repeats(&self, offset: u64, len: usize, block: &[u8]) -> io::Result<bool> {
+        let mut bytes = vec![0; len];
+        self.file.read_exact_at(&mut bytes, offset)?;
+        Ok(bytes.chunks(block.len()).all(|chunk| chunk == block))
     }
 }
 

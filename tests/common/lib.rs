@@ -1,9 +1,11 @@
 //! What the tests of the whole share: guests to boot, images for them, and the `vmm` binary.
 
 pub mod cpio;
+pub mod footprint;
 pub mod guest;
 pub mod image;
 pub mod kvm;
+pub mod running;
 pub mod seccomp;
 pub mod terminal;
 pub mod tiny;

@@ -9,21 +9,33 @@ use clap::Parser;
 
 /// Boots a guest whose only storage is virtio-scsi from one TOML file.
 ///
-/// The guest runs in the foreground with its serial console on stdio.
+/// The guest runs in the foreground, with its serial console on stdio unless the file says
+/// otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Parser)]
-#[command(name = "vmm", version, after_help = EXIT_STATUS)]
+#[command(name = "vmm", version, after_help = MORE)]
 pub(crate) struct Cli {
     /// The guest's configuration
     #[arg(long, value_name = "FILE")]
     pub(crate) config: PathBuf,
+    /// Tell every problem of the configuration and of what it needs from this host; start nothing
+    #[arg(long)]
+    pub(crate) check: bool,
 }
 
-const EXIT_STATUS: &str = "\
+const MORE: &str = "\
 Exit status:
-  0  the guest powered off or rebooted
+  0  the guest powered off, or rebooted where on_reboot = \"exit\"; nothing wrong (--check)
   1  the VMM failed at run time, or was forced to end
   2  bad command line or configuration, nothing was started
-  3  the guest crashed";
+  3  the guest crashed, where on_crash = \"exit\"
+
+Signals:
+  SIGTERM, SIGINT, SIGHUP  press the power button; a second one, or stop_timeout passing, ends
+                           the VMM
+
+Keys, where standard input is a terminal:
+  Ctrl-A X       end the VMM at once
+  Ctrl-A Ctrl-A  send Ctrl-A to the guest";
 
 #[cfg(test)]
 mod tests {
@@ -43,15 +55,19 @@ mod tests {
 
     #[test]
     fn config_names_the_file() {
-        let cli = Cli { config: "guest.toml".into() };
+        let cli = Cli { config: "guest.toml".into(), check: false };
         assert_eq!(parse(&["--config", "guest.toml"]).unwrap(), cli);
         assert_eq!(parse(&["--config=guest.toml"]).unwrap(), cli);
+        let check = Cli { check: true, ..cli };
+        assert_eq!(parse(&["--check", "--config", "guest.toml"]).unwrap(), check);
     }
 
     #[test]
     fn a_bad_command_line_exits_with_2() {
-        let bad: [&[&str]; 6] = [
+        let bad: [&[&str]; 8] = [
             &[],
+            &["--check"],
+            &["--config", "a", "--check=no"],
             &["--config"],
             &["guest.toml"],
             &["--config", "a", "--config", "b"],
@@ -67,7 +83,10 @@ mod tests {
     fn help_and_version_exit_with_0() {
         let help = parse(&["--help"]).unwrap_err();
         assert_eq!((help.kind(), help.exit_code()), (ErrorKind::DisplayHelp, 0));
-        assert!(help.to_string().contains("--config <FILE>"), "{help}");
+        for word in ["--config <FILE>", "--check", "SIGTERM", "Ctrl-A X", "  3  "] {
+            assert!(help.to_string().contains(word), "{word} {help}");
+        }
+        assert!(help.to_string().lines().all(|line| line.len() <= 100), "{help}");
         let version = parse(&["--version"]).unwrap_err();
         assert_eq!((version.kind(), version.exit_code()), (ErrorKind::DisplayVersion, 0));
         assert_eq!(version.to_string(), format!("vmm {}\n", env!("CARGO_PKG_VERSION")));

@@ -20,6 +20,11 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 const PIC_PINS: u32 = 8;
 
+/// The MSI vectors that all devices of a VM can have together.
+pub(crate) fn msi_vectors_max() -> usize {
+    KVM_MAX_IRQ_ROUTES - legacy_routes().count()
+}
+
 /// The host's side of every interrupt and doorbell of one VM.
 #[derive(Debug)]
 pub(crate) struct KvmPlatform {
@@ -74,7 +79,7 @@ impl KvmPlatform {
 impl Platform for KvmPlatform {
     fn allocate_msi(&self) -> io::Result<MsiVector> {
         let mut vectors = self.lock();
-        if legacy_routes().count() + vectors.allocated() >= KVM_MAX_IRQ_ROUTES {
+        if vectors.allocated() >= msi_vectors_max() {
             let why = format!(
                 "KVM has no interrupt route left after {} MSI vectors: \
                  give the machine fewer controllers or queues",

@@ -20,6 +20,9 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 use crate::spec::BootSpec;
 
 const MIB: u64 = 1 << 20;
+/// What to do about a kernel that is none.
+pub(crate) const NAME_A_KERNEL: &str =
+    "name a bzImage or an ELF vmlinux for x86-64, not compressed";
 
 /// The guest cannot be booted with what it was given.
 #[derive(Debug, thiserror::Error)]
@@ -43,12 +46,12 @@ pub(crate) enum BootError {
         what: &'static str,
     },
     /// The kernel is of the wrong kind.
-    #[error("{path}: cannot boot this kernel")]
+    #[error("{path}: cannot boot this kernel: {why}; {NAME_A_KERNEL}")]
     Kernel {
         /// The file.
         path: PathBuf,
-        /// Why, and what to do.
-        source: NotBootable,
+        /// Why.
+        why: NotBootable,
     },
     /// The kernel could not be put in memory.
     #[error("{path}: cannot load the kernel: give the machine more memory, or check the file")]
@@ -116,7 +119,7 @@ impl BootFiles {
             initramfs: initramfs.map(|path| BootFile::open(path, "initramfs")).transpose()?,
             cmdline: spec.cmdline.clone(),
         };
-        files.kernel.form()?;
+        files.kernel.look()?;
         Ok(files)
     }
 }
@@ -146,12 +149,28 @@ impl BootFile {
         Ok(self.file.metadata().map_err(|source| self.unreadable(source))?.len())
     }
 
-    /// What form of kernel it is.
-    fn form(&self) -> Result<Form, BootError> {
+    /// The kernel in the file, and what it takes.
+    fn look(&self) -> Result<Kernel, BootError> {
         let mut head = Vec::with_capacity(boot::HEAD);
         let read = self.at(0)?.take(boot::HEAD as u64).read_to_end(&mut head);
         read.map_err(|source| self.unreadable(source))?;
-        boot::probe(&head).map_err(|source| self.not_bootable(source))
+        match boot::probe(&head).map_err(|why| self.not_bootable(why))? {
+            Form::BzImage(header) => Ok(Kernel::bzimage(*header)),
+            Form::Elf(header) => self.look_at_elf(header),
+        }
+    }
+
+    fn look_at_elf(&self, header: elf::Header) -> Result<Kernel, BootError> {
+        let not_bootable = |why| self.not_bootable(why);
+        let contents = elf::Contents::parse(&self.read(header.table)?).map_err(not_bootable)?;
+        let mut entry = Entry::Linux64(header.entry);
+        for notes in &contents.notes {
+            if let Some(address) = notes.pvh_entry(&self.read(notes.file)?) {
+                entry = Entry::Pvh(address);
+            }
+        }
+        contents.check_entry(entry.address()).map_err(not_bootable)?;
+        Ok(Kernel::elf(entry, contents.segments))
     }
 
     /// The file, to be read from `offset`.
@@ -182,8 +201,8 @@ impl BootFile {
         BootError::Read { path: self.path.clone(), what: self.what, source }
     }
 
-    fn not_bootable(&self, source: NotBootable) -> BootError {
-        BootError::Kernel { path: self.path.clone(), source }
+    fn not_bootable(&self, why: NotBootable) -> BootError {
+        BootError::Kernel { path: self.path.clone(), why }
     }
 
     /// It takes the memory up to `needed`, or more than there can be.
@@ -197,16 +216,55 @@ impl BootFile {
     }
 }
 
-/// A kernel in memory.
+/// What a kernel takes of the machine, and what it takes with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Needs {
+    /// Where the memory ends that it takes at first.
+    pub(crate) end: u64,
+    /// Where the memory ends in which it looks for an initramfs.
+    pub(crate) initramfs_limit: u64,
+    /// Bytes of the longest command line, without its NUL.
+    pub(crate) cmdline_max: u64,
+}
+
+/// What the kernel in `file` takes, which was opened at `path`.
+///
+/// # Errors
+/// [`BootError`] when it is none.
+pub(crate) fn needs(path: &Path, file: File) -> Result<Needs, BootError> {
+    Ok(BootFile { path: path.to_owned(), what: "kernel", file }.look()?.needs)
+}
+
+/// A kernel, as its file says.
 struct Kernel {
     entry: Entry,
-    /// Where the memory ends that it takes at first.
-    end: u64,
-    /// Where the memory ends in which it looks for an initramfs.
-    initramfs_limit: u64,
-    cmdline_max: u64,
+    needs: Needs,
     /// Of its own, or what stands for it.
     header: setup_header,
+    /// What is to be loaded of an ELF file; nothing for a bzImage.
+    segments: Vec<elf::Segment>,
+}
+
+impl Kernel {
+    fn bzimage(header: setup_header) -> Kernel {
+        let needs = Needs {
+            end: linux::kernel_footprint(&header).end(),
+            initramfs_limit: u64::from(header.initrd_addr_max) + 1,
+            cmdline_max: u64::from(header.cmdline_size).min(layout::CMDLINE.size - 1),
+        };
+        let entry = Entry::Linux64(layout::HIGH_RAM + linux::ENTRY_64);
+        Kernel { entry, needs, header, segments: Vec::new() }
+    }
+
+    fn elf(entry: Entry, segments: Vec<elf::Segment>) -> Kernel {
+        let ends = segments.iter().map(|segment| segment.memory.end());
+        let needs = Needs {
+            end: ends.max().unwrap_or(0),
+            initramfs_limit: layout::HOLE.base,
+            cmdline_max: boot::CMDLINE_MAX,
+        };
+        Kernel { entry, needs, header: linux::header_of_vmlinux(), segments }
+    }
 }
 
 /// Puts kernel, initramfs, command line, ACPI tables and the boot processor's tables in
@@ -220,15 +278,13 @@ pub(crate) fn load(
     vcpus: u8,
     files: &BootFiles,
 ) -> Result<Entry, BootError> {
-    let kernel = match files.kernel.form()? {
-        Form::BzImage(header) => load_bzimage(memory, layout, &files.kernel, *header)?,
-        Form::Elf(header) => load_elf(memory, layout, &files.kernel, header)?,
-    };
+    let kernel = files.kernel.look()?;
+    load_kernel(memory, layout, &files.kernel, &kernel)?;
     let initramfs = match &files.initramfs {
-        Some(file) => Some(load_initramfs(memory, layout, &kernel, file)?),
+        Some(file) => Some(load_initramfs(memory, layout, kernel.needs, file)?),
         None => None,
     };
-    load_cmdline(memory, kernel.cmdline_max, &files.cmdline)?;
+    load_cmdline(memory, kernel.needs.cmdline_max, &files.cmdline)?;
     match kernel.entry {
         Entry::Linux64(_) => {
             let params = linux::params(layout, &kernel.header, initramfs);
@@ -246,70 +302,31 @@ pub(crate) fn load(
     Ok(kernel.entry)
 }
 
-fn load_bzimage(
+fn load_kernel(
     memory: &GuestMemoryMmap,
     layout: &Layout,
     file: &BootFile,
-    header: setup_header,
-) -> Result<Kernel, BootError> {
-    let end = linux::kernel_footprint(&header).end();
-    if end > layout.low_ram().end() {
-        return Err(file.no_room(layout, Some(end)));
-    }
-    BzImage::load(memory, Some(GuestAddress(layout::HIGH_RAM)), &mut file.at(0)?, None)
-        .map_err(|source| BootError::Load { path: file.path.clone(), source })?;
-    Ok(Kernel {
-        entry: Entry::Linux64(layout::HIGH_RAM + linux::ENTRY_64),
-        end,
-        initramfs_limit: u64::from(header.initrd_addr_max) + 1,
-        cmdline_max: header.cmdline_size.into(),
-        header,
-    })
-}
-
-fn load_elf(
-    memory: &GuestMemoryMmap,
-    layout: &Layout,
-    file: &BootFile,
-    header: elf::Header,
-) -> Result<Kernel, BootError> {
-    let not_bootable = |source| file.not_bootable(source);
-    let contents = elf::Contents::parse(&file.read(header.table)?).map_err(not_bootable)?;
-    let entry = match pvh_entry(file, &contents)? {
-        Some(address) => Entry::Pvh(address),
-        None => Entry::Linux64(header.entry),
-    };
-    contents.check_entry(entry.address()).map_err(not_bootable)?;
-    let end = contents.footprint().end();
+    kernel: &Kernel,
+) -> Result<(), BootError> {
+    let end = kernel.needs.end;
     if end > layout.low_ram().end() {
         return Err(file.no_room(layout, Some(end).filter(|end| *end <= layout::HOLE.base)));
     }
-    for segment in &contents.segments {
+    for segment in &kernel.segments {
         let region = Region { size: segment.file.size, ..segment.memory };
         file.load(memory, segment.file.base, region)?;
     }
-    Ok(Kernel {
-        entry,
-        end,
-        initramfs_limit: layout::HOLE.base,
-        cmdline_max: boot::CMDLINE_MAX,
-        header: linux::header_of_vmlinux(),
-    })
-}
-
-fn pvh_entry(file: &BootFile, contents: &elf::Contents) -> Result<Option<u32>, BootError> {
-    for notes in &contents.notes {
-        if let Some(address) = notes.pvh_entry(&file.read(notes.file)?) {
-            return Ok(Some(address));
-        }
+    if kernel.segments.is_empty() {
+        BzImage::load(memory, Some(GuestAddress(layout::HIGH_RAM)), &mut file.at(0)?, None)
+            .map_err(|source| BootError::Load { path: file.path.clone(), source })?;
     }
-    Ok(None)
+    Ok(())
 }
 
 fn load_initramfs(
     memory: &GuestMemoryMmap,
     layout: &Layout,
-    kernel: &Kernel,
+    kernel: Needs,
     file: &BootFile,
 ) -> Result<Region, BootError> {
     let region = boot::place_initramfs(layout, kernel.end, kernel.initramfs_limit, file.len()?)
@@ -319,7 +336,6 @@ fn load_initramfs(
 }
 
 fn load_cmdline(memory: &GuestMemoryMmap, max: u64, cmdline: &str) -> Result<(), BootError> {
-    let max = max.min(layout::CMDLINE.size - 1);
     if cmdline.len() as u64 > max || cmdline.contains('\0') {
         return Err(BootError::Cmdline { len: cmdline.len(), max });
     }
@@ -387,19 +403,14 @@ pub(crate) mod tests {
         let other = file(&[0; 2048]);
         let error = try_load(&spec(&other)).unwrap_err();
         assert!(error.to_string().contains(&*other.path().to_string_lossy()));
-        assert!(matches!(error, BootError::Kernel { source: NotBootable::NoKernel, .. }));
+        assert!(matches!(error, BootError::Kernel { why: NotBootable::NoKernel, .. }));
     }
 
     #[test]
     fn an_elf_file_that_is_no_kernel_is_refused() {
-        let program = BootFiles::open(&BootSpec {
-            kernel: "/proc/self/exe".into(),
-            initramfs: None,
-            cmdline: String::new(),
-        });
-        let (layout, memory) = machine(16 * MIB);
-        let error = load(&memory, &layout, 1, &program.unwrap()).unwrap_err();
-        assert!(matches!(error, BootError::Kernel { source: NotBootable::OtherElf(_), .. }));
+        let program = Path::new("/proc/self/exe");
+        let error = needs(program, File::open(program).unwrap()).unwrap_err();
+        assert!(matches!(error, BootError::Kernel { why: NotBootable::OtherElf(_), .. }));
     }
 
     #[test]

@@ -1,23 +1,63 @@
-//! Resource limits of this process.
+//! Resource limits of this process, and what a guest needs of them.
+#![expect(unsafe_code, reason = "getrlimit and setrlimit")]
 
 use std::io;
+
+use crate::spec::GuestSpec;
+
+/// File descriptors of any guest: standard streams once more, signals, the loop, KVM, its events,
+/// memory, and some to spare for what is open for a moment.
+const DESCRIPTORS_OF_MACHINE: u64 = 32;
+/// Of a vCPU.
+const DESCRIPTORS_OF_VCPU: u64 = 1;
+/// Of a controller: its interrupt for changes, and its control and event queues, each with a
+/// doorbell, an interrupt, and what its thread waits on.
+const DESCRIPTORS_OF_CONTROLLER: u64 = 16;
+/// Of a request queue: doorbell and interrupt, what its thread waits on, and its ring.
+const DESCRIPTORS_OF_QUEUE: u64 = 12;
+/// Of a LUN: its medium.
+const DESCRIPTORS_OF_LUN: u64 = 1;
+
+/// The file descriptors that `guest` needs, at most.
+pub(crate) fn descriptors(guest: &GuestSpec) -> u64 {
+    let controllers = guest.controllers.iter().map(|controller| {
+        DESCRIPTORS_OF_CONTROLLER
+            + DESCRIPTORS_OF_QUEUE * u64::from(controller.request_queues)
+            + DESCRIPTORS_OF_LUN * controller.luns.len() as u64
+    });
+    DESCRIPTORS_OF_MACHINE
+        + DESCRIPTORS_OF_VCPU * u64::from(guest.machine.vcpus)
+        + controllers.sum::<u64>()
+}
 
 /// Raises the soft limit of open files to the hard one: each interrupt vector and each queue
 /// takes some.
 ///
 /// # Errors
 /// When the host refuses.
-#[expect(unsafe_code, reason = "resource limits")]
 pub(crate) fn raise_open_files() -> io::Result<()> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is an rlimit to fill in.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    let mut limit = open_files()?;
     limit.rlim_cur = limit.rlim_max;
     // SAFETY: `limit` is an rlimit that is only read.
-    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
-        return Err(io::Error::last_os_error());
+    match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
-    Ok(())
+}
+
+/// The hard limit of open files.
+///
+/// # Errors
+/// When the host refuses to tell.
+pub(crate) fn open_files_max() -> io::Result<u64> {
+    Ok(open_files()?.rlim_max)
+}
+
+fn open_files() -> io::Result<libc::rlimit> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is an rlimit to fill in.
+    match unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } {
+        0 => Ok(limit),
+        _ => Err(io::Error::last_os_error()),
+    }
 }

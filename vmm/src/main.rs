@@ -5,12 +5,14 @@
 //! crashed.
 
 mod build;
+mod check;
 mod cli;
 mod config;
 mod console;
 mod event_loop;
 mod exit;
 mod guest;
+mod host;
 mod irq;
 mod kernel;
 mod limits;
@@ -32,6 +34,7 @@ use crate::cli::Cli;
 use crate::event_loop::End;
 use crate::exit::Exit;
 use crate::guest::{Guest, Ready};
+use crate::host::Host;
 
 const FAILED: u8 = 1;
 const NOT_STARTED: u8 = 2;
@@ -40,7 +43,9 @@ const CRASHED: u8 = 3;
 fn main() -> ExitCode {
     logger::init();
     let cli = Cli::parse();
-    let spec = match config::load(&cli.config) {
+    let host = Host::look();
+    let spec = match config::load(&cli.config, &host) {
+        Ok(spec) if cli.check => return check::tell(&cli.config, &spec, &host),
         Ok(spec) => spec,
         Err(problems) => {
             // Standard error may be closed; the status tells all the same.

@@ -30,7 +30,7 @@ pub const PLACE: u64 = 0x1_0000;
 pub const RESPONSE: u32 = 108;
 
 /// What a device that hangs takes longer than.
-pub const LONG: Duration = Duration::from_secs(60);
+pub const LONG: Duration = Duration::from_secs(20);
 
 pub const HOTPLUG: u64 = 1 << 1;
 pub const CHANGE: u64 = 1 << 2;

@@ -1,98 +1,88 @@
-//! A raw image file.
-#![expect(unsafe_code, reason = "preadv2 and pwritev2 on scattered memory")]
+//! A raw image in a regular file.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use libc::{c_int, iovec, off_t};
-
-use super::{Backend, Geometry};
+use super::descriptor::Descriptor;
+use super::open::{self, Kind, OpenError, Options, Purpose};
+use super::{Alignment, Backend, Geometry, Provisioning, Topology, direct, sys};
 use crate::buffer::DataBuf;
 
-/// `IOV_MAX`: the segments that one system call takes.
-pub(crate) const MAX_SEGMENTS: usize = 1024;
+/// Bytes of a block where nobody says otherwise.
+const BLOCK_SIZE: u32 = 512;
+
+/// The largest physical block that a file has, in bytes: some file systems name the size of their
+/// network transfers.
+const PHYSICAL_MAX: u32 = 4096;
 
 /// A raw image: block N is at N × block size.
 #[derive(Debug)]
 pub struct RawFile {
-    file: File,
+    descriptor: Descriptor,
     geometry: Geometry,
-}
-
-/// An image cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The file cannot be opened, or not as wanted.
-    #[error("cannot open: {0}")]
-    Open(#[from] io::Error),
-    /// It is a directory, a device or a pipe.
-    #[error("is not a regular file")]
-    NotAFile,
-    /// Its last block would be cut off.
-    #[error("is {size} bytes long, which is no multiple of the block size of {block_size}")]
-    PartialBlock {
-        /// Length of the file in bytes.
-        size: u64,
-        /// Bytes of a block.
-        block_size: u32,
-    },
-    /// There is no block in it.
-    #[error("is empty")]
-    Empty,
+    topology: Topology,
+    provisioning: Provisioning,
 }
 
 impl RawFile {
-    /// Opens the image at `path`, for reading and, unless `read_only`, for writing.
+    /// Opens the image at `path` and takes it.
     ///
     /// # Errors
     /// [`OpenError`] says why it cannot be used.
-    pub fn open(path: &Path, read_only: bool, block_size: u32) -> Result<RawFile, OpenError> {
-        let file = OpenOptions::new().read(true).write(!read_only).open(path)?;
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(OpenError::NotAFile);
-        }
-        let size = metadata.len();
-        if !size.is_multiple_of(u64::from(block_size)) {
-            return Err(OpenError::PartialBlock { size, block_size });
-        }
-        match size / u64::from(block_size) {
-            0 => Err(OpenError::Empty),
-            blocks => Ok(RawFile { file, geometry: Geometry { blocks, block_size } }),
-        }
+    pub fn open(path: &Path, options: &Options) -> Result<RawFile, OpenError> {
+        let (descriptor, geometry) = look(path, options, Purpose::Use)?;
+        let metadata = descriptor.file.metadata().map_err(OpenError::Examine)?;
+        let unit = unit_of(metadata.blksize(), geometry.block_size);
+        Ok(RawFile {
+            provisioning: provisioning(&descriptor.file, metadata.len(), unit, options),
+            topology: Topology {
+                physical_block_size: unit.min(PHYSICAL_MAX).max(geometry.block_size),
+                alignment_offset: 0,
+            },
+            descriptor,
+            geometry,
+        })
     }
 
-    /// Repeats `call` with a descriptor, segments, their number and an offset until `data` is
-    /// done.
-    fn transfer(
-        &self,
-        mut offset: u64,
-        data: &mut DataBuf,
-        end: io::ErrorKind,
-        call: impl Fn(c_int, *const iovec, c_int, off_t) -> isize,
-    ) -> io::Result<()> {
-        while !data.is_empty() {
-            let segments = data.iovecs();
-            let count = c_int::try_from(segments.len().min(MAX_SEGMENTS)).unwrap_or(c_int::MAX);
-            let position = off_t::try_from(offset).map_err(io::Error::other)?;
-            let moved = call(self.file.as_raw_fd(), segments.as_ptr(), count, position);
-            match usize::try_from(moved) {
-                Ok(0) => return Err(end.into()),
-                Ok(moved) => {
-                    data.advance(moved);
-                    offset += moved as u64;
-                }
-                Err(_) => retry_if_interrupted(io::Error::last_os_error())?,
-            }
-        }
-        Ok(())
+    /// Finds out whether [`RawFile::open`] would succeed, and takes and changes nothing.
+    ///
+    /// # Errors
+    /// [`OpenError`] says why it would not.
+    pub fn check(path: &Path, options: &Options) -> Result<Geometry, OpenError> {
+        look(path, options, Purpose::Check).map(|(_, geometry)| geometry)
     }
 }
 
-fn retry_if_interrupted(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) }
+fn look(
+    path: &Path,
+    options: &Options,
+    purpose: Purpose,
+) -> Result<(Descriptor, Geometry), OpenError> {
+    let file = open::open(path, Kind::File, options, purpose)?;
+    open::claim(&file, options, purpose)?;
+    let block_size = options.block_size.unwrap_or(BLOCK_SIZE);
+    let size = file.metadata().map_err(OpenError::Examine)?.len();
+    let blocks = open::whole_blocks(Kind::File, size, block_size)?;
+    let alignment = direct::alignment(&file, options, block_size)?;
+    Ok((Descriptor { file, alignment }, Geometry { blocks, block_size }))
+}
+
+/// The file system's block, where that is one of whole logical blocks.
+fn unit_of(file_system: u64, block_size: u32) -> u32 {
+    let unit = u32::try_from(file_system).unwrap_or(0);
+    if unit.is_power_of_two() && unit > block_size { unit } else { block_size }
+}
+
+/// Tries whether holes can be punched, behind the end of the file, where there is nothing to
+/// lose: what is advertised has to hold from the first INQUIRY on.
+fn provisioning(file: &File, size: u64, unit: u32, options: &Options) -> Provisioning {
+    let behind = size.next_multiple_of(unit.into());
+    let punches =
+        options.discard && !options.read_only && sys::punch_hole(file, behind, unit.into()).is_ok();
+    Provisioning { unmap_granularity: punches.then_some(unit), unmapped_reads_zero: punches }
 }
 
 impl Backend for RawFile {
@@ -100,25 +90,45 @@ impl Backend for RawFile {
         self.geometry
     }
 
+    fn topology(&self) -> Topology {
+        self.topology
+    }
+
     fn read(&self, offset: u64, data: &mut DataBuf) -> io::Result<()> {
-        self.transfer(offset, data, io::ErrorKind::UnexpectedEof, |fd, segments, count, at| {
-            // SAFETY: `segments` come from a `DataBuf`, whose memory is valid and writable.
-            unsafe { libc::preadv2(fd, segments, count, at, 0) }
-        })
+        self.descriptor.read(offset, data)
     }
 
     fn write(&self, offset: u64, data: &mut DataBuf) -> io::Result<()> {
-        self.transfer(offset, data, io::ErrorKind::WriteZero, |fd, segments, count, at| {
-            // SAFETY: `segments` come from a `DataBuf`, whose memory is valid.
-            unsafe { libc::pwritev2(fd, segments, count, at, 0) }
-        })
+        self.descriptor.write(offset, data)
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.descriptor.flush()
+    }
+
+    fn provisioning(&self) -> Provisioning {
+        self.provisioning
+    }
+
+    fn unmap(&self, offset: u64, len: u64) -> io::Result<()> {
+        match self.provisioning.unmap_granularity {
+            Some(_) => sys::punch_hole(&self.descriptor.file, offset, len),
+            None => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    fn zero(&self, offset: u64, len: u64, may_unmap: bool) -> io::Result<()> {
+        if may_unmap && self.provisioning.unmap_granularity.is_some() {
+            return sys::punch_hole(&self.descriptor.file, offset, len);
+        }
+        sys::zero_range(&self.descriptor.file, offset, len)
+    }
+
+    fn alignment(&self) -> Alignment {
+        self.descriptor.alignment
     }
 
     fn raw_fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.file.as_fd())
+        Some(self.descriptor.fd())
     }
 }

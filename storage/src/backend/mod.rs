@@ -7,16 +7,28 @@
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::buffer::DataBuf;
 
+mod block;
+mod descriptor;
+mod direct;
 mod file;
+mod lock;
+mod medium;
 mod memory;
+mod open;
+mod queue;
+mod sys;
 
-pub(crate) use file::MAX_SEGMENTS;
-pub use file::{OpenError, RawFile};
+pub use block::BlockDevice;
+pub use file::RawFile;
+pub use lock::Holder;
+pub(crate) use medium::FlushTurn;
+pub use medium::Medium;
 pub use memory::Memory;
+pub use open::{Kind, OpenError, Options};
+pub(crate) use sys::MAX_SEGMENTS;
 
 /// Size of a medium.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +37,15 @@ pub struct Geometry {
     pub blocks: u64,
     /// Bytes of a logical block.
     pub block_size: u32,
+}
+
+/// How a medium's logical blocks lie on its physical ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Topology {
+    /// Bytes of a physical block, a power of two and not less than a logical block.
+    pub physical_block_size: u32,
+    /// Where the first physical block begins that begins with a logical one, in bytes.
+    pub alignment_offset: u32,
 }
 
 /// How a medium gives space back.
@@ -49,12 +70,32 @@ pub struct Alignment {
 impl Alignment {
     /// None.
     pub const NONE: Alignment = Alignment { offset: 1, memory: 1 };
+
+    /// Whether each segment of `data` begins and ends where it has to.
+    pub(crate) fn admits(self, data: &DataBuf) -> bool {
+        self == Alignment::NONE
+            || data.iovecs().iter().all(|segment| {
+                segment.iov_base.addr().is_multiple_of(self.memory as usize)
+                    && segment.iov_len.is_multiple_of(self.offset as usize)
+            })
+    }
+
+    /// Whether nothing can follow a transfer that moved `moved` bytes and was to move more: the
+    /// file ended.
+    pub(crate) fn ends_after(self, moved: usize) -> bool {
+        moved == 0 || !moved.is_multiple_of(self.offset as usize)
+    }
 }
 
 /// The data of one logical unit.
 pub trait Backend: fmt::Debug + Send + Sync {
     /// How large it is.
     fn geometry(&self) -> Geometry;
+
+    /// How its blocks lie on what carries them.
+    fn topology(&self) -> Topology {
+        Topology { physical_block_size: self.geometry().block_size, alignment_offset: 0 }
+    }
 
     /// Fills `data` from `offset`, and advances it past what was read.
     ///
@@ -106,60 +147,6 @@ pub trait Backend: fmt::Debug + Send + Sync {
 
     /// A descriptor on which the same offsets mean the same bytes, for a ring to use directly.
     fn raw_fd(&self) -> Option<BorrowedFd<'_>>;
-}
-
-/// A backend, and whether what it acknowledged can still be made stable.
-///
-/// Linux reports a failed write-back once and then forgets the pages, so a second fdatasync that
-/// succeeds proves nothing: after the first failure the medium takes no writes until it is opened
-/// again.
-#[derive(Debug)]
-pub struct Medium {
-    name: String,
-    backend: Box<dyn Backend>,
-    lost_writes: AtomicBool,
-}
-
-impl Medium {
-    /// A medium that has lost nothing yet; `name` tells it apart in logs.
-    #[must_use]
-    pub fn new(name: impl Into<String>, backend: Box<dyn Backend>) -> Medium {
-        Medium { name: name.into(), backend, lost_writes: AtomicBool::new(false) }
-    }
-
-    /// Its name in logs.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// What carries the data.
-    #[must_use]
-    pub fn backend(&self) -> &dyn Backend {
-        self.backend.as_ref()
-    }
-
-    /// Makes everything stable that was written before.
-    ///
-    /// # Errors
-    /// What the host says; unless it was short of something and tried nothing, writes are lost.
-    pub fn flush(&self) -> io::Result<()> {
-        self.note_flush(self.backend.flush())
-    }
-
-    /// Takes note of how a flush ended.
-    pub(crate) fn note_flush(&self, result: io::Result<()>) -> io::Result<()> {
-        if result.as_ref().is_err_and(|error| !is_shortage(error)) {
-            self.lost_writes.store(true, Ordering::Relaxed);
-        }
-        result
-    }
-
-    /// Whether a flush failed.
-    #[must_use]
-    pub fn has_lost_writes(&self) -> bool {
-        self.lost_writes.load(Ordering::Relaxed)
-    }
 }
 
 /// Whether the host did nothing, being short of something for now or told to stop.

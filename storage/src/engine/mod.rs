@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::backend::Medium;
+use crate::backend::{Alignment, Medium};
 use crate::lun::Submitted;
 use crate::task::{Answer, Response, ServiceResponse, Task};
 
@@ -78,7 +78,7 @@ impl IoContext {
     /// # Errors
     /// When the host gives neither a ring nor an epoll instance.
     pub fn new(depth: u16, pool: Arc<Pool>) -> io::Result<IoContext> {
-        match Ring::new(depth) {
+        match Ring::new(depth, Arc::clone(&pool)) {
             Ok(ring) => Ok(IoContext { engine: Engine::Ring(Box::new(ring)), pool }),
             Err(error) => {
                 static ONCE: std::sync::Once = std::sync::Once::new();
@@ -171,25 +171,39 @@ struct Transfer {
 
 impl Transfer {
     /// Blocks until it is done.
-    fn carry_out(mut self, medium: &Medium) -> Answer {
-        let result = self.block_on(medium);
+    fn carry_out(self, medium: &Medium) -> Answer {
+        self.carry_out_with(medium, Medium::flush)
+    }
+
+    /// Blocks until it is done, but does not wait for a flush of somebody else, which may be one
+    /// that this thread has on its ring.
+    fn carry_out_here(self, medium: &Medium) -> Answer {
+        self.carry_out_with(medium, Medium::try_flush)
+    }
+
+    fn carry_out_with(mut self, medium: &Medium, flush: fn(&Medium) -> io::Result<()>) -> Answer {
+        let result = self.block_on(medium, flush);
         self.finish(result, || medium.name().to_owned())
     }
 
-    fn block_on(&mut self, medium: &Medium) -> io::Result<()> {
+    fn block_on(
+        &mut self,
+        medium: &Medium,
+        flush: fn(&Medium) -> io::Result<()>,
+    ) -> io::Result<()> {
         let backend = medium.backend();
         match self.io {
             BlockIo::Read { offset, fua } => {
                 if fua {
-                    medium.flush()?;
+                    flush(medium)?;
                 }
                 backend.read(offset, &mut self.task.data_in)
             }
             BlockIo::Write { offset, fua } => {
                 backend.write(offset, &mut self.task.data_out)?;
-                if fua { medium.flush() } else { Ok(()) }
+                if fua { flush(medium) } else { Ok(()) }
             }
-            BlockIo::Flush => medium.flush(),
+            BlockIo::Flush => flush(medium),
         }
     }
 
@@ -202,14 +216,19 @@ impl Transfer {
         self.task.answer(outcome::response(self.io, result, resid))
     }
 
+    /// Whether its memory is where `alignment` wants it.
+    fn is_admitted_by(&self, alignment: Alignment) -> bool {
+        alignment.admits(&self.task.data_in) && alignment.admits(&self.task.data_out)
+    }
+
     /// Ends it without a byte moved.
     fn cancel(self) -> Answer {
         self.task.answer(Response::Failed(ServiceResponse::Aborted))
     }
 
-    /// Whether it ends with a flush. That is a step of its own, because only its failure means
-    /// that earlier writes are lost.
-    fn ends_with_flush(&self) -> bool {
-        matches!(self.io, BlockIo::Write { fua: true, .. } | BlockIo::Flush)
+    /// Whether it is a write and then a flush. That is a step of its own, because only its failure
+    /// means that earlier writes are lost.
+    fn is_fua_write(&self) -> bool {
+        matches!(self.io, BlockIo::Write { fua: true, .. })
     }
 }

@@ -47,7 +47,7 @@ impl Pool {
         }
         if jobs.threads.is_empty() {
             drop(jobs);
-            return Submitted::Done(transfer.carry_out(&medium));
+            return Submitted::Done(transfer.carry_out_here(&medium));
         }
         jobs.waiting.push_back((transfer, medium));
         drop(jobs);

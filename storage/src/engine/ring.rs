@@ -14,9 +14,10 @@ use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{BlockIo, Transfer, Wakeups};
-use crate::backend::{MAX_SEGMENTS, Medium};
+use super::{BlockIo, Pool, Transfer, Wakeups};
+use crate::backend::{Alignment, FlushTurn, MAX_SEGMENTS, Medium};
 use crate::buffer::DataBuf;
+use crate::lun::Submitted;
 use crate::task::Answer;
 
 /// Marks the completion of a watched event; the low bits name it.
@@ -31,18 +32,18 @@ struct Op {
     /// The kernel was asked to let go of it.
     cancelled: bool,
     fd: RawFd,
+    alignment: Alignment,
     step: Step,
-    /// There if it ends with a flush.
+    /// There if a flush comes after this step.
     medium: Option<Arc<Medium>>,
 }
 
 /// What the kernel does next for a transfer.
-#[derive(Clone, Copy)]
 enum Step {
     /// Moves data from or to this offset.
     Move(u64),
     /// Makes the file stable.
-    Flush,
+    Flush(FlushTurn<Arc<Medium>>),
 }
 
 /// One thread's ring.
@@ -51,11 +52,13 @@ pub(super) struct Ring {
     ops: Vec<Option<Op>>,
     free: Vec<usize>,
     watched: Vec<(RawFd, u8)>,
+    /// Where those go that have to wait for a flush of somebody else.
+    pool: Arc<Pool>,
 }
 
 impl Ring {
     /// A ring that never runs out of entries for `depth` transfers and a few watches.
-    pub(super) fn new(depth: u16) -> io::Result<Ring> {
+    pub(super) fn new(depth: u16, pool: Arc<Pool>) -> io::Result<Ring> {
         let entries = u32::from(depth).saturating_add(8).next_power_of_two();
         let depth = usize::from(depth);
         Ok(Ring {
@@ -63,6 +66,7 @@ impl Ring {
             ops: (0..depth).map(|_| None).collect(),
             free: (0..depth).rev().collect(),
             watched: Vec::new(),
+            pool,
         })
     }
 
@@ -86,15 +90,23 @@ impl Ring {
         let Some(fd) = medium.backend().raw_fd().map(|fd| fd.as_raw_fd()) else {
             return Err(transfer);
         };
+        let alignment = medium.backend().alignment();
+        if !transfer.is_admitted_by(alignment) {
+            // The backend copies, which would keep this thread.
+            return Err(transfer);
+        }
         let step = match transfer.io {
             // It begins with a flush: a pool's thread is simpler, and FUA reads are rare.
             BlockIo::Read { fua: true, .. } => return Err(transfer),
             BlockIo::Read { offset, .. } | BlockIo::Write { offset, .. } => Step::Move(offset),
-            BlockIo::Flush => Step::Flush,
+            BlockIo::Flush => match FlushTurn::begin(Arc::clone(medium)) {
+                Some(turn) => Step::Flush(turn),
+                None => return Err(transfer),
+            },
         };
         let Some(index) = self.free.pop() else { return Err(transfer) };
-        let medium = transfer.ends_with_flush().then(|| Arc::clone(medium));
-        let op = Op { transfer, cancelled: false, fd, step, medium };
+        let medium = transfer.is_fua_write().then(|| Arc::clone(medium));
+        let op = Op { transfer, cancelled: false, fd, alignment, step, medium };
         let entry = op.entry().user_data(index as u64);
         match self.push(&entry) {
             Ok(()) => {
@@ -178,9 +190,7 @@ impl Ring {
             return;
         };
         let mut progress = op.progress(entry.result());
-        if op.cancelled
-            && let Progress::Again = progress
-        {
+        if op.cancelled && !matches!(progress, Progress::Done(_)) {
             progress = Progress::Done(Err(io::Error::from_raw_os_error(libc::ECANCELED)));
         }
         if let Progress::Again = progress {
@@ -193,8 +203,14 @@ impl Ring {
             }
         }
         self.free.push(index);
-        if let Progress::Done(result) = progress {
-            settle(op.transfer.finish(result, || path_of(op.fd)));
+        match progress {
+            Progress::Done(result) => settle(op.finish(result)),
+            Progress::Wait(medium) => {
+                if let Submitted::Done(answer) = self.pool.start(op.transfer, medium) {
+                    settle(answer);
+                }
+            }
+            Progress::Again => {}
         }
     }
 }
@@ -202,21 +218,23 @@ impl Ring {
 enum Progress {
     Done(io::Result<()>),
     Again,
+    /// The data is moved, and somebody else flushes the medium.
+    Wait(Arc<Medium>),
 }
 
 impl Op {
     fn entry(&self) -> squeue::Entry {
         let fd = Fd(self.fd);
-        match (self.step, self.transfer.io) {
+        match (&self.step, self.transfer.io) {
             (Step::Move(offset), BlockIo::Write { .. }) => {
                 let (segments, count) = segments(&self.transfer.task.data_out);
-                opcode::Writev::new(fd, segments, count).offset(offset).build()
+                opcode::Writev::new(fd, segments, count).offset(*offset).build()
             }
             (Step::Move(offset), _) => {
                 let (segments, count) = segments(&self.transfer.task.data_in);
-                opcode::Readv::new(fd, segments, count).offset(offset).build()
+                opcode::Readv::new(fd, segments, count).offset(*offset).build()
             }
-            (Step::Flush, _) => opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build(),
+            (Step::Flush(_), _) => opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build(),
         }
     }
 
@@ -227,11 +245,19 @@ impl Op {
             Err(_) if -result == libc::EINTR => return Progress::Again,
             Err(_) => Err(io::Error::from_raw_os_error(-result)),
         };
-        match (self.step, result) {
-            (Step::Flush, result) => Progress::Done(self.note_flush(result.map(drop))),
+        match (&self.step, result) {
+            (Step::Flush(_), result) => Progress::Done(result.map(drop)),
             (Step::Move(_), Err(error)) => Progress::Done(Err(error)),
-            (Step::Move(offset), Ok(moved)) => self.moved(offset, moved),
+            (Step::Move(offset), Ok(moved)) => self.moved(*offset, moved),
         }
+    }
+
+    fn finish(self, result: io::Result<()>) -> Answer {
+        let result = match self.step {
+            Step::Flush(turn) => turn.end(result),
+            Step::Move(_) => result,
+        };
+        self.transfer.finish(result, || path_of(self.fd))
     }
 
     fn moved(&mut self, offset: u64, moved: u32) -> Progress {
@@ -242,18 +268,23 @@ impl Op {
         };
         data.advance(moved as usize);
         match (data.is_empty(), moved) {
-            (true, _) if self.transfer.ends_with_flush() => self.step = Step::Flush,
-            (true, _) => return Progress::Done(Ok(())),
-            (false, 0) => return Progress::Done(Err(end.into())),
+            (true, _) => return self.all_moved(),
+            (false, _) if self.alignment.ends_after(moved as usize) => {
+                return Progress::Done(Err(end.into()));
+            }
             (false, _) => self.step = Step::Move(offset + u64::from(moved)),
         }
         Progress::Again
     }
 
-    fn note_flush(&self, result: io::Result<()>) -> io::Result<()> {
-        match &self.medium {
-            Some(medium) => medium.note_flush(result),
-            None => result,
+    fn all_moved(&mut self) -> Progress {
+        let Some(medium) = self.medium.take() else { return Progress::Done(Ok(())) };
+        match FlushTurn::begin(Arc::clone(&medium)) {
+            Some(turn) => {
+                self.step = Step::Flush(turn);
+                Progress::Again
+            }
+            None => Progress::Wait(medium),
         }
     }
 }

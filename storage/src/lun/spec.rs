@@ -1,7 +1,7 @@
 //! What a logical unit is made from: typed values that the configuration yields.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A logical unit to be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +36,16 @@ pub enum Backing {
     RawImage(PathBuf),
     /// A block device of the host.
     BlockDevice(PathBuf),
+}
+
+impl Backing {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Backing::RawImage(path) | Backing::BlockDevice(path) => path,
+        }
+    }
 }
 
 /// Whether a logical unit has a volatile write cache (WCE of the Caching mode page).

@@ -84,6 +84,9 @@ impl SenseCode {
     /// The initiator was gone.
     pub const I_T_NEXUS_LOSS_OCCURRED: SenseCode =
         SenseCode::new(SenseKey::UNIT_ATTENTION, 0x29, 0x07);
+    /// The logical unit runs another program than before.
+    pub const MICROCODE_HAS_BEEN_CHANGED: SenseCode =
+        SenseCode::new(SenseKey::UNIT_ATTENTION, 0x3f, 0x01);
     /// LUNs came or went behind this target.
     pub const REPORTED_LUNS_DATA_HAS_CHANGED: SenseCode =
         SenseCode::new(SenseKey::UNIT_ATTENTION, 0x3f, 0x0e);

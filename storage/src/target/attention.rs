@@ -14,9 +14,12 @@ pub(super) struct Attention {
     pending: Mutex<VecDeque<SenseCode>>,
 }
 
-/// The ASC of the conditions that a reset or the loss of a nexus establishes; they come before a
-/// reservation conflict.
-const RESET: u8 = 0x29;
+/// Whether a condition comes before a reservation conflict: those that a reset or the loss of a
+/// nexus establishes, and MICROCODE HAS BEEN CHANGED (SAM-6, Unit attention conditions).
+fn is_of_reset_class(code: SenseCode) -> bool {
+    const RESET_OCCURRED: u8 = 0x29;
+    code.asc == RESET_OCCURRED || code == SenseCode::MICROCODE_HAS_BEEN_CHANGED
+}
 
 impl Attention {
     /// Establishes `code`, unless it is pending already, or the initiator has yet to hear of the
@@ -31,7 +34,7 @@ impl Attention {
 
     /// Reports the oldest condition of the reset class, and clears it.
     pub(super) fn take_reset(&self) -> Option<SenseCode> {
-        self.take(|code| code.asc == RESET)
+        self.take(|&code| is_of_reset_class(code))
     }
 
     /// Reports the oldest condition, and clears it.

@@ -1,5 +1,6 @@
 //! The logical units of one SCSI domain, attached and detached while commands run.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,6 +54,13 @@ impl Target {
         self.units.get(usize::from(number))?.as_ref()
     }
 
+    /// Tells the initiator that the list of logical units is another one.
+    fn raise_luns_changed(&self) {
+        for unit in self.units() {
+            unit.attention.raise(SenseCode::REPORTED_LUNS_DATA_HAS_CHANGED);
+        }
+    }
+
     fn slot(&mut self, number: u16) -> &mut Option<Arc<Unit>> {
         let number = usize::from(number);
         if self.units.len() <= number {
@@ -67,6 +75,8 @@ impl Target {
 pub(super) struct Map {
     targets: Vec<Target>,
     units: Vec<Option<Arc<Unit>>>,
+    /// No place before this one is free.
+    first_free: usize,
 }
 
 impl Map {
@@ -99,13 +109,44 @@ impl Map {
         &mut self.targets[target]
     }
 
-    fn free_place(&mut self) -> UnitIndex {
-        let free = self.units.iter().position(Option::is_none).unwrap_or_else(|| {
-            self.units.push(None);
-            self.units.len() - 1
-        });
+    /// Puts `lun` at an address, in the first place that is free.
+    fn place(
+        &mut self,
+        target: u8,
+        number: u16,
+        lun: Arc<dyn LogicalUnit>,
+        gate: Gate,
+    ) -> Result<(), AttachError> {
+        if number > Lun::MAX {
+            return Err(AttachError::TooLarge(number));
+        }
+        while self.units.get(self.first_free).is_some_and(Option::is_some) {
+            self.first_free += 1;
+        }
+        let free = self.first_free;
+        let slot = self.target_mut(target).slot(number);
+        if slot.is_some() {
+            return Err(AttachError::Taken(target, number));
+        }
+        let attention = Attention::default();
+        attention.raise(SenseCode::POWER_ON_OCCURRED);
         // 256 targets of 16384 logical units fit.
-        UnitIndex(u32::try_from(free).unwrap_or(u32::MAX))
+        let index = UnitIndex(u32::try_from(free).unwrap_or(u32::MAX));
+        let unit = Arc::new(Unit { lun, index, gate, attention });
+        *slot = Some(Arc::clone(&unit));
+        match self.units.get_mut(free) {
+            Some(place) => *place = Some(unit),
+            None => self.units.push(Some(unit)),
+        }
+        Ok(())
+    }
+
+    fn vacate(&mut self, index: UnitIndex) {
+        let place = index.0 as usize;
+        if let Some(unit) = self.units.get_mut(place) {
+            *unit = None;
+            self.first_free = self.first_free.min(place);
+        }
     }
 }
 
@@ -188,8 +229,8 @@ impl Bus {
         Ok((Lane::new(Arc::clone(self), index), event))
     }
 
-    /// Attaches `lun` at an address; the initiator hears of it by REPORTED LUNS DATA HAS CHANGED
-    /// on the target's other logical units.
+    /// Attaches `lun` at an address; the initiator hears of it by an event, and by REPORTED LUNS
+    /// DATA HAS CHANGED on the target's other logical units.
     ///
     /// # Errors
     /// [`AttachError`] when the address cannot be given.
@@ -199,25 +240,31 @@ impl Bus {
         number: u16,
         lun: Arc<dyn LogicalUnit>,
     ) -> Result<(), AttachError> {
-        if number > Lun::MAX {
-            return Err(AttachError::TooLarge(number));
-        }
+        self.attach_all([(target, number, lun)])
+    }
+
+    /// Attaches logical units by target and number, all of them or none: for many at once, in
+    /// time that grows with their number.
+    ///
+    /// # Errors
+    /// [`AttachError`] names the first whose address cannot be given.
+    pub fn attach_all(
+        &self,
+        luns: impl IntoIterator<Item = (u8, u16, Arc<dyn LogicalUnit>)>,
+    ) -> Result<(), AttachError> {
         let _change = self.begin_change();
-        let mut map = Map::clone(&self.current());
-        if map.target_mut(target).unit(number).is_some() {
-            return Err(AttachError::Taken(target, number));
+        let before = self.current();
+        let mut map = Map::clone(&before);
+        let mut attached = Vec::new();
+        for (target, number, lun) in luns {
+            map.place(target, number, lun, Gate::new(&self.wakers))?;
+            attached.push(LunAddress { target, lun: Lun::Unit(number) });
         }
-        let index = map.free_place();
-        let (gate, attention) = (Gate::new(&self.wakers), Attention::default());
-        attention.raise(SenseCode::POWER_ON_OCCURRED);
-        let unit = Arc::new(Unit { lun, index, gate, attention });
-        map.target_mut(target).units().for_each(|other| {
-            other.attention.raise(SenseCode::REPORTED_LUNS_DATA_HAS_CHANGED);
-        });
-        *map.target_mut(target).slot(number) = Some(Arc::clone(&unit));
-        map.units[index.0 as usize] = Some(unit);
         self.publish(map);
-        self.tell(BusEvent::Attached(LunAddress { target, lun: Lun::Unit(number) }));
+        let targets: BTreeSet<u8> = attached.iter().map(|at| at.target).collect();
+        let older = targets.into_iter().filter_map(|target| before.target(target));
+        older.for_each(Target::raise_luns_changed);
+        attached.into_iter().for_each(|at| self.tell(BusEvent::Attached(at)));
         Ok(())
     }
 
@@ -231,14 +278,10 @@ impl Bus {
         let mut map = Map::clone(&self.current());
         let slot = map.target_mut(target).slot(number);
         let unit = slot.take().ok_or(DetachError::Missing(target, number))?;
-        map.units[unit.index.0 as usize] = None;
+        map.vacate(unit.index);
         let gone = unit.gate.exclude(timeout, || (self.publish(map), Passage::Gone));
         gone.ok_or(DetachError::Busy(target, number))?;
-        if let Some(target) = self.current().target(target) {
-            target.units().for_each(|other| {
-                other.attention.raise(SenseCode::REPORTED_LUNS_DATA_HAS_CHANGED);
-            });
-        }
+        self.current().target(target).into_iter().for_each(Target::raise_luns_changed);
         self.tell(BusEvent::Detached(LunAddress { target, lun: Lun::Unit(number) }));
         Ok(())
     }

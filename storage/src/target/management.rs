@@ -67,8 +67,8 @@ pub(super) enum Order {
 }
 
 impl Function {
-    /// The tag of the one command that it names, or all.
-    pub(super) fn tag(self) -> Option<u64> {
+    /// The tag of the one command that it names; all otherwise.
+    fn tag(self) -> Option<u64> {
         match self {
             Function::AbortTask(tag) | Function::QueryTask(tag) => Some(tag),
             _ => None,
@@ -130,10 +130,6 @@ impl Management {
         })
     }
 
-    pub(super) fn function(&self) -> Function {
-        self.function
-    }
-
     pub(super) fn order(&self) -> Order {
         self.function.order()
     }
@@ -141,6 +137,16 @@ impl Management {
     /// Whose commands it names.
     pub(super) fn units(&self) -> &[Arc<Unit>] {
         &self.units
+    }
+
+    /// Whether `unit` is among them.
+    pub(super) fn is_about(&self, unit: &Arc<Unit>) -> bool {
+        self.units.iter().any(|other| Arc::ptr_eq(unit, other))
+    }
+
+    /// Whether it names the commands of this tag.
+    pub(super) fn names(&self, tag: u64) -> bool {
+        self.function.tag().is_none_or(|named| named == tag)
     }
 
     /// A command is there that it names.

@@ -2,6 +2,10 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 #![expect(unsafe_code, reason = "tasks borrow the initiator's buffers")]
 
+pub mod faulty;
+pub mod host;
+pub mod recorder;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -35,6 +39,8 @@ pub struct Initiator {
     pub inbox: Arc<Inbox>,
     buffers: HashMap<u32, (OwnedBuf, OwnedBuf)>,
     pub answered: HashMap<u32, (Response, Vec<u8>)>,
+    /// What its buffers begin at multiples of.
+    pub align: usize,
     next: u32,
 }
 
@@ -43,16 +49,19 @@ impl Initiator {
         let event = EventFd::new(libc::EFD_NONBLOCK).unwrap();
         io.watch(&event, ANSWERED).unwrap();
         let inbox = Arc::new(Inbox { answers: Mutex::default(), event });
-        Initiator { inbox, buffers: HashMap::new(), answered: HashMap::new(), next: 0 }
+        Initiator { inbox, buffers: HashMap::new(), answered: HashMap::new(), align: 1, next: 0 }
     }
 
-    /// A task that sends `out` and has room for `in_len` bytes, in segments of odd lengths.
+    /// A task that sends `out` and has room for `in_len` bytes, in segments of odd lengths
+    /// unless they are to be aligned.
     pub fn task(&mut self, cdb: &[u8], out: &[u8], in_len: usize) -> (u32, Task) {
         let place = self.next;
         self.next += 1;
-        let first = in_len / 3;
-        let (out, into) = (OwnedBuf::holding(out), OwnedBuf::zeroed(&[first, in_len - first]));
-        let (out, into) = self.buffers.entry(place).or_insert((out, into));
+        let first = (in_len / 3).next_multiple_of(self.align).min(in_len);
+        let into = OwnedBuf::aligned(&[first, in_len - first], self.align);
+        let mut bytes = OwnedBuf::aligned(&[out.len()], self.align);
+        bytes.fill(out);
+        let (out, into) = self.buffers.entry(place).or_insert((bytes, into));
         // SAFETY: the buffers are kept until the answer has come.
         let (data_out, data_in): (DataBuf, DataBuf) = unsafe { (out.lend(), into.lend()) };
         let ticket = Ticket::new(Arc::clone(&self.inbox) as _);
@@ -107,6 +116,9 @@ impl Drop for Initiator {
         }
     }
 }
+
+/// SYNCHRONIZE CACHE(10) of everything.
+pub const SYNCHRONIZE_CACHE: [u8; 10] = [0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// READ(16) or WRITE(16).
 pub fn transfer_16(opcode: u8, fua: bool, lba: u64, blocks: u32) -> [u8; 16] {

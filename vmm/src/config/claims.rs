@@ -9,13 +9,90 @@ use storage::lun::spec::Naa;
 
 use super::files::FileId;
 use super::problems::{Problems, Refusal};
+use super::tree::Placed;
 
-/// What has been used by the controllers read so far.
+/// What has been used by what was read so far.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     pub(super) controllers: Claim<String>,
-    pub(super) images: Claim<FileId>,
-    pub(super) wwns: Claim<Naa>,
+    /// Each with its first use, and the place of that.
+    media: HashMap<FileId, (Use, usize)>,
+    names: HashMap<Naa, (Use, usize)>,
+}
+
+/// How a LUN uses a medium and a name.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Use {
+    /// Which medium it is, and where it is named; `None` where it is refused.
+    pub(super) medium: Option<Placed<FileId>>,
+    /// Whether other LUNs may use it.
+    pub(super) shared: bool,
+    /// The LUN's designator, and where it is given or derived.
+    pub(super) wwn: Option<Placed<Naa>>,
+    /// The LUN's serial number.
+    pub(super) serial: Option<String>,
+    /// Bytes of a logical block, where it is given.
+    pub(super) block_size: Option<u32>,
+}
+
+impl Claims {
+    /// Takes the file that the console's output goes to.
+    pub(super) fn output(&mut self, id: FileId, at: usize) {
+        let used = Use { medium: Some(Placed { at, value: id }), ..Use::default() };
+        self.media.insert(id, (used, at));
+    }
+
+    /// Takes what a LUN uses, or reports what of it is taken; `name` is that of its medium. A
+    /// medium and its names go together: either only one LUN has them, or all that have them
+    /// share them.
+    pub(super) fn lun(
+        &mut self,
+        used: &Use,
+        name: impl FnOnce() -> String,
+        problems: &mut Problems<'_>,
+    ) -> bool {
+        let Some(medium) = used.medium else { return self.name(used, problems) };
+        let Some((first, at)) = self.media.get(&medium.value) else {
+            self.media.insert(medium.value, (used.clone(), medium.at));
+            return self.name(used, problems);
+        };
+        let Some(remedy) = disagreement(first, used) else { return true };
+        let why = format!("used already at line {}", problems.line(*at));
+        problems.report(medium.at, name(), &Refusal::new(why, remedy));
+        false
+    }
+
+    fn name(&mut self, used: &Use, problems: &mut Problems<'_>) -> bool {
+        let Some(wwn) = used.wwn else { return true };
+        let Some((first, at)) = self.names.get(&wwn.value) else {
+            self.names.insert(wwn.value, (used.clone(), wwn.at));
+            return true;
+        };
+        // A medium that is refused may be the same one.
+        let unknown = used.medium.is_none() || first.medium.is_none();
+        if used.shared && first.shared && unknown {
+            return true;
+        }
+        let why = format!("used already at line {}", problems.line(*at));
+        let refusal = Refusal::new(why, "give each medium a wwn of its own");
+        problems.report(wwn.at, format!("controller.lun.wwn {}", wwn.value), &refusal);
+        false
+    }
+}
+
+/// What to do about two LUNs on one medium, unless they may be.
+fn disagreement(first: &Use, second: &Use) -> Option<&'static str> {
+    let names = |used: &Use| Some((used.wwn?.value, used.serial.clone()?));
+    let differ = |(first, second)| first != second;
+    if !(first.shared && second.shared) {
+        Some("give each LUN an image of its own, or set shared and one wwn on both")
+    } else if names(first).zip(names(second)).is_some_and(differ) {
+        Some("it has one identity: give both the same wwn and serial")
+    } else if first.block_size != second.block_size {
+        Some("it has one size of blocks: give both the same block_size")
+    } else {
+        None
+    }
 }
 
 /// Values of one kind that may be used once, each with the offset where it is used.

@@ -9,37 +9,46 @@ use super::claims::{Claim, Claims};
 use super::lun::{self, Initiator};
 use super::machine::Machine;
 use super::problems::{Problems, Refusal};
-use super::tree::{Field, Table};
+use super::tree::{Field, Placed, Table};
 use super::{keys, values};
+use crate::irq;
 use crate::spec::{ControllerSpec, Transport};
 
 const REQUEST_QUEUES_MAX: u16 = 64;
 const REQUEST_QUEUES_DEFAULT_MAX: u16 = 16;
 const QUEUE_SIZE_DEFAULT: u16 = 256;
 const TMF_TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
+/// Slots and functions of a PCI bus, besides the slot of its bridge.
+const PCI_PLACES: usize = 31 * 8;
+/// Interrupt lines for virtio-mmio devices.
+const MMIO_SLOTS: usize = 14;
+/// MSI vectors besides those of request queues: control queue, event queue, configuration.
+const OTHER_VECTORS: u16 = 3;
+const TRANSPORTS: [(&str, Transport); 2] = [("pci", Transport::Pci), ("mmio", Transport::Mmio)];
 
 /// Reads every `[[controller]]`. Relative paths are relative to `base`.
 pub(super) fn controllers(
     tables: &Field<Vec<Table<'_>>>,
     machine: &Machine,
     base: &Path,
+    claims: &mut Claims,
     problems: &mut Problems<'_>,
 ) -> Option<Vec<ControllerSpec>> {
     let tables = match tables {
-        Field::Given { value, .. } if !value.is_empty() => value,
+        Field::Given(Placed { value, .. }) if !value.is_empty() => value,
         Field::Refused => return None,
-        Field::Absent | Field::Given { .. } => {
+        Field::Absent | Field::Given(_) => {
             let refusal = Refusal::new("missing", "add at least one, with the guest's disks");
             problems.report(0, "[[controller]]", &refusal);
             return None;
         }
     };
-    let mut claims = Claims::default();
     let ids = ids(tables, &mut claims.controllers, problems);
     let mut specs = Vec::new();
     for (table, id) in tables.iter().zip(ids) {
-        specs.push(controller(table, id, machine, base, &mut claims, problems));
+        specs.push(controller(table, id, machine, base, claims, problems));
     }
+    check_places(tables, &specs, problems);
     specs.into_iter().collect()
 }
 
@@ -54,7 +63,7 @@ fn ids(
         let (at, id) = match table.read("id", values::name, problems) {
             Field::Absent => (table.at(), Some(format!("scsi{index}"))),
             Field::Refused => (table.at(), None),
-            Field::Given { at, value } => (at, Some(value)),
+            Field::Given(Placed { at, value }) => (at, Some(value)),
         };
         ids.push(id.filter(|id| {
             let what = || format!("controller.id {id:?}");
@@ -74,18 +83,54 @@ fn controller(
 ) -> Option<ControllerSpec> {
     let request_queues = |value: &_| values::number(value, &(1..=REQUEST_QUEUES_MAX));
     let request_queues = table.read("request_queues", request_queues, problems);
-    let queue_size = |value: &_| values::power_of_two(value, &(8..=1024));
+    let queue_size = |value: &_| values::power_of_two(values::number(value, &(8_u16..=1024))?);
     let queue_size = table.read("queue_size", queue_size, problems);
+    let transport = |value: &_| values::one_of(value, &TRANSPORTS);
+    let transport = table.read("transport", transport, problems);
+    let tmf_timeout = table.read("tmf_timeout", values::duration, problems);
     let luns = table.tables("lun", &keys::LUN, problems);
     let initiator = Initiator { guest: machine.uuid, controller: id.as_deref() };
     let luns = lun::luns(luns.or(Vec::new()), &initiator, base, claims, problems);
-    let vcpus = u16::from(machine.vcpus.unwrap_or(1));
+    let vcpus = machine.vcpus.map_or(1, |vcpus| u16::from(vcpus.value));
     Some(ControllerSpec {
-        transport: Transport::default(),
-        tmf_timeout: TMF_TIMEOUT_DEFAULT,
+        transport: transport.or(Transport::default())?,
+        tmf_timeout: tmf_timeout.or(TMF_TIMEOUT_DEFAULT)?,
         request_queues: request_queues.or(vcpus.min(REQUEST_QUEUES_DEFAULT_MAX))?,
         queue_size: queue_size.or(QUEUE_SIZE_DEFAULT)?,
         luns: luns?,
         id: id?,
     })
+}
+
+/// Reports the first controller that its transport has no place or no interrupts for.
+fn check_places(
+    tables: &[Table<'_>],
+    specs: &[Option<ControllerSpec>],
+    problems: &mut Problems<'_>,
+) {
+    let (mut functions, mut vectors, mut slots) = (0, 0, 0);
+    for (table, spec) in tables.iter().zip(specs) {
+        let Some(spec) = spec else { continue };
+        match spec.transport {
+            Transport::Pci => {
+                functions += 1;
+                vectors += usize::from(spec.request_queues + OTHER_VECTORS);
+            }
+            Transport::Mmio => slots += 1,
+        }
+        let refusal = if functions > PCI_PLACES {
+            let why = format!("the {PCI_PLACES} places of the PCI bus are taken");
+            Refusal::new(why, "use fewer controllers with more LUNs each")
+        } else if vectors > irq::msi_vectors_max() {
+            let why = format!("the {} MSI vectors of KVM are taken", irq::msi_vectors_max());
+            Refusal::new(why, "use fewer controllers or fewer request_queues")
+        } else if slots > MMIO_SLOTS {
+            let why = format!("the {MMIO_SLOTS} interrupt lines for MMIO are taken");
+            Refusal::new(why, "use transport = \"pci\", or fewer controllers")
+        } else {
+            continue;
+        };
+        problems.report(table.at(), table.header(), &refusal);
+        return;
+    }
 }

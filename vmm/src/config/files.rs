@@ -1,27 +1,41 @@
-//! The files that a configuration names: whether they are there, and of the right kind.
+//! The files that a configuration names: whether they are there, of the right kind, and open to
+//! this process.
 //!
-//! This file must not know TOML, nor what is in a file.
+//! Nothing is created or changed, not even a time of access where that can be helped. This file
+//! must not know TOML, nor what is in a file.
 
+use std::ffi::CString;
 use std::fs::{self, File, FileType, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::problems::{Diagnostics, Problems, Refusal};
 
 /// The largest configuration, in bytes.
 const CONFIG_MAX: u64 = 1 << 20;
+/// The longest path of a Unix socket, in bytes: `sun_path` without its NUL.
+const SOCKET_PATH_MAX: usize = 107;
 
-/// What makes two paths one file: device and inode, also through links and bind mounts.
-pub(super) type FileId = (u64, u64);
+/// What makes two paths one medium, also through links and bind mounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum FileId {
+    /// A file, by the device that it is on and its inode.
+    File(u64, u64),
+    /// A block device, by its number.
+    Device(u64),
+}
 
-/// A disk image that can be opened.
+/// A file or device that holds the data of a LUN.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Image {
+pub(super) struct Medium {
     /// Where it is.
     pub(super) path: PathBuf,
-    /// Which file it is.
+    /// Which it is.
     pub(super) id: FileId,
+    /// The size of a file in bytes.
+    pub(super) size: Option<u64>,
 }
 
 /// Reads the configuration.
@@ -45,61 +59,140 @@ pub(super) fn read_config(path: &Path) -> Result<String, Diagnostics> {
 
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(CONFIG_MAX + 1).read_to_end(&mut bytes)?;
+    open(path)?.take(CONFIG_MAX + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// A regular file that can be read.
-pub(super) fn readable(path: PathBuf) -> Result<PathBuf, Refusal> {
-    regular(&path)?;
-    File::open(&path).map_err(|error| refused(&path, &error))?;
-    Ok(path)
+/// Opens for reading, and leaves the time of access as it is if this user may.
+fn open(path: &Path) -> io::Result<File> {
+    let quietly = OpenOptions::new().read(true).custom_flags(libc::O_NOATIME).open(path);
+    match quietly {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => File::open(path),
+        opened => opened,
+    }
 }
 
-/// A regular file of whole blocks that can be read, and written unless `read_only`.
-pub(super) fn image(path: PathBuf, read_only: bool) -> Result<Image, Refusal> {
+/// A regular file, to be read, and its size in bytes.
+pub(super) fn readable(path: &Path) -> Result<(File, u64), Refusal> {
+    let metadata = regular(path)?;
+    let file = open(path).map_err(|error| refused(path, &error))?;
+    Ok((file, metadata.len()))
+}
+
+/// A disk image that can be read, and written unless `read_only`.
+pub(super) fn image(path: PathBuf, read_only: bool) -> Result<Medium, Refusal> {
     let metadata = regular(&path)?;
-    OpenOptions::new()
-        .read(true)
-        .write(!read_only)
-        .open(&path)
-        .map_err(|error| refused(&path, &error))?;
-    whole_blocks(&path, metadata.len())?;
-    Ok(Image { path, id: (metadata.dev(), metadata.ino()) })
+    let opened = OpenOptions::new().read(true).write(!read_only).open(&path);
+    opened.map_err(|error| refused(&path, &error))?;
+    let (id, size) = (id(&metadata), metadata.len());
+    if size == 0 {
+        let why = format!("{} is empty", path.display());
+        let remedy = format!("give it a size, as with truncate -s 1G {}", path.display());
+        return Err(Refusal::new(why, remedy));
+    }
+    Ok(Medium { path, id, size: Some(size) })
+}
+
+/// A block device that can be read, and written unless `read_only`. It is not opened: its close
+/// would have udev read it anew.
+pub(super) fn block_device(path: PathBuf, read_only: bool) -> Result<Medium, Refusal> {
+    let metadata = look(&path)?;
+    if !metadata.file_type().is_block_device() {
+        return Err(wrong_kind(&path, &metadata, "name a block device"));
+    }
+    let mode = if read_only { libc::R_OK } else { libc::R_OK | libc::W_OK };
+    access(&path, mode).map_err(|error| refused(&path, &error))?;
+    Ok(Medium { path, id: id(&metadata), size: None })
+}
+
+/// A file that can be written, or made; which it is, if it is there.
+pub(super) fn output(path: &Path) -> Result<Option<FileId>, Refusal> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => room_for(path).map(|()| None),
+        Err(error) => Err(refused(path, &error)),
+        Ok(metadata) if metadata.is_file() || metadata.file_type().is_char_device() => {
+            access(path, libc::W_OK).map_err(|error| refused(path, &error))?;
+            Ok(Some(id(&metadata)))
+        }
+        Ok(metadata) => Err(wrong_kind(path, &metadata, "name a file")),
+    }
+}
+
+/// The path of a Unix socket that can be made, perhaps in place of an old one.
+pub(super) fn socket(path: &Path) -> Result<(), Refusal> {
+    if path.as_os_str().len() > SOCKET_PATH_MAX {
+        let why = format!("{} is longer than {SOCKET_PATH_MAX} bytes", path.display());
+        return Err(Refusal::new(why, "use a shorter path"));
+    }
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(refused(path, &error)),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(wrong_kind(path, &metadata, "name a path where there is nothing yet"));
+        }
+        _ => {}
+    }
+    room_for(path)
+}
+
+/// Whether something can be made at `path`.
+fn room_for(path: &Path) -> Result<(), Refusal> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let metadata = look(directory)?;
+    if !metadata.is_dir() {
+        return Err(wrong_kind(directory, &metadata, "name a path in a directory"));
+    }
+    access(directory, libc::W_OK | libc::X_OK).map_err(|error| refused(directory, &error))
 }
 
 /// Looks before anything is opened: to open a FIFO or a device may wait or act.
 fn regular(path: &Path) -> Result<Metadata, Refusal> {
-    let metadata = fs::metadata(path).map_err(|error| refused(path, &error))?;
-    if metadata.is_file() {
-        return Ok(metadata);
+    let metadata = look(path)?;
+    match metadata.is_file() {
+        true => Ok(metadata),
+        false => Err(wrong_kind(path, &metadata, "name a regular file")),
     }
-    let why = format!("{} is {}", path.display(), kind(metadata.file_type()));
-    Err(Refusal::new(why, "name a regular file"))
+}
+
+fn look(path: &Path) -> Result<Metadata, Refusal> {
+    fs::metadata(path).map_err(|error| refused(path, &error))
+}
+
+fn id(metadata: &Metadata) -> FileId {
+    match metadata.file_type().is_block_device() {
+        true => FileId::Device(metadata.rdev()),
+        false => FileId::File(metadata.dev(), metadata.ino()),
+    }
+}
+
+/// Whether this process' effective user may do what `mode` says.
+#[expect(unsafe_code, reason = "faccessat")]
+fn access(path: &Path, mode: i32) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: `path` is a string that ends with a NUL, and is only read.
+    match unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), mode, libc::AT_EACCESS) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn wrong_kind(path: &Path, metadata: &Metadata, remedy: &str) -> Refusal {
+    Refusal::new(format!("{} is {}", path.display(), kind(metadata.file_type())), remedy)
 }
 
 fn kind(file_type: FileType) -> &'static str {
     match file_type {
+        kind if kind.is_file() => "a regular file",
         kind if kind.is_dir() => "a directory",
+        kind if kind.is_symlink() => "a symbolic link",
         kind if kind.is_block_device() => "a block device",
         kind if kind.is_char_device() => "a character device",
         kind if kind.is_fifo() => "a FIFO",
         kind if kind.is_socket() => "a socket",
-        _ => "no regular file",
+        _ => "of an unknown kind",
     }
-}
-
-fn whole_blocks(path: &Path, size: u64) -> Result<(), Refusal> {
-    let path = path.display();
-    if size == 0 {
-        let why = format!("{path} is empty");
-        return Err(Refusal::new(why, format!("give it a size, as with truncate -s 1G {path}")));
-    }
-    if !size.is_multiple_of(512) {
-        let why = format!("the {size} bytes of {path} are not a multiple of 512");
-        return Err(Refusal::new(why, format!("extend it, as with truncate -s %512 {path}")));
-    }
-    Ok(())
 }
 
 fn refused(path: &Path, error: &io::Error) -> Refusal {

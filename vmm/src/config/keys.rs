@@ -3,28 +3,22 @@
 //! This file owns the names of keys and how far each is served. It must not know how a value is
 //! read or what it means.
 
-use self::Support::{NotYet, Served};
+use self::Support::{NotYet, Only, Served};
 
 /// How far a key is served.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Support {
     /// Its value is read.
     Served,
-    /// It may only have the value of the choice that is served.
-    Choice(Choice),
+    /// It may only have one value.
+    Only {
+        /// The string that is served.
+        served: &'static str,
+        /// Strings that are known and refused.
+        later: &'static [&'static str],
+    },
     /// The key is known, and refused.
     NotYet,
-}
-
-/// A key with one value that is served, and others that are known and refused.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Choice {
-    /// The string that is served.
-    pub(super) served: &'static str,
-    /// Strings that are known and refused.
-    pub(super) later: &'static [&'static str],
-    /// Tables that are known and refused, each by its only key.
-    pub(super) later_tables: &'static [&'static str],
 }
 
 /// A table of the file: its names and its keys.
@@ -36,10 +30,6 @@ pub(super) struct Section {
     pub(super) header: &'static str,
     /// Its keys.
     pub(super) keys: &'static [(&'static str, Support)],
-}
-
-const fn choice(served: &'static str, later: &'static [&'static str]) -> Support {
-    Support::Choice(Choice { served, later, later_tables: &[] })
 }
 
 /// The file itself.
@@ -67,10 +57,10 @@ pub(super) static MACHINE: Section = Section {
         ("uuid", Served),
         ("vcpus", Served),
         ("memory", Served),
-        ("memory_backing", choice("anonymous", &["prealloc", "hugepages"])),
-        ("on_reboot", choice("exit", &["restart"])),
-        ("on_crash", choice("exit", &["restart"])),
-        ("stop_timeout", NotYet),
+        ("memory_backing", Served),
+        ("on_reboot", Served),
+        ("on_crash", Served),
+        ("stop_timeout", Served),
     ],
 };
 
@@ -82,18 +72,8 @@ pub(super) static BOOT: Section = Section {
 };
 
 /// `[console]`
-pub(super) static CONSOLE: Section = Section {
-    path: "console",
-    header: "[console]",
-    keys: &[(
-        "serial",
-        Support::Choice(Choice {
-            served: "stdio",
-            later: &["null"],
-            later_tables: &["file", "socket"],
-        }),
-    )],
-};
+pub(super) static CONSOLE: Section =
+    Section { path: "console", header: "[console]", keys: &[("serial", Served)] };
 
 /// `[[controller]]`
 pub(super) static CONTROLLER: Section = Section {
@@ -101,12 +81,12 @@ pub(super) static CONTROLLER: Section = Section {
     header: "[[controller]]",
     keys: &[
         ("id", Served),
-        ("transport", choice("pci", &["mmio"])),
+        ("transport", Served),
         ("request_queues", Served),
         ("queue_size", Served),
         ("lun", Served),
+        ("tmf_timeout", Served),
         ("initiator", NotYet),
-        ("tmf_timeout", NotYet),
         ("vhost", NotYet),
     ],
 };
@@ -119,24 +99,24 @@ pub(super) static LUN: Section = Section {
         ("target", Served),
         ("lun", Served),
         ("image", Served),
-        ("format", choice("raw", &["qcow2"])),
+        ("block", Served),
+        ("format", Only { served: "raw", later: &["qcow2"] }),
         ("read_only", Served),
+        ("shared", Served),
+        ("direct", Served),
+        ("write_cache", Served),
+        ("discard", Served),
+        ("block_size", Served),
+        ("physical_block_size", Served),
         ("rotational", Served),
         ("serial", Served),
         ("wwn", Served),
         ("vendor", Served),
         ("product", Served),
         ("revision", Served),
-        ("block", NotYet),
         ("passthrough", NotYet),
         ("iscsi", NotYet),
         ("cdrom", NotYet),
-        ("shared", NotYet),
-        ("direct", NotYet),
-        ("write_cache", NotYet),
-        ("discard", NotYet),
-        ("block_size", NotYet),
-        ("physical_block_size", NotYet),
         ("expect", NotYet),
         ("policy", NotYet),
         ("allow", NotYet),

@@ -1,19 +1,18 @@
-//! `[[controller.lun]]`: what a LUN is described by, and the numbers that LUNs get.
+//! `[[controller.lun]]`: the numbers that LUNs get.
 //!
-//! This file must not know how a backing is opened.
+//! This file must not know what is behind a number.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use storage::lun::spec::{Ascii, Backing, Identity, LunSpec, Naa, WriteCache};
+use storage::lun::spec::{LunSpec, Naa};
 use uuid::Uuid;
 
 use super::claims::{Claim, Claims};
-use super::files::{self, Image};
 use super::problems::{Problems, Refusal};
-use super::tree::{Field, Table};
-use super::{identity, keys, values};
+use super::tree::{Field, Placed, Table};
+use super::{disk, identity, values};
 use crate::spec::AddressedLun;
 
 const LUN_MAX: u16 = 16383;
@@ -47,7 +46,7 @@ pub(super) fn luns(
     let addresses = addresses(&tables, problems);
     let mut luns = Vec::new();
     for (table, address) in tables.iter().zip(addresses) {
-        let spec = lun(table, initiator.wwn(address), base, claims, problems);
+        let spec = disk::spec(table, initiator.wwn(address), base, claims, problems);
         luns.push(addressed(address, spec));
     }
     luns.into_iter().collect()
@@ -88,7 +87,7 @@ fn explicit(
     taken: &mut Claim<Address>,
     problems: &mut Problems<'_>,
 ) -> Option<Address> {
-    let (Some(target), Field::Given { at, value: lun }) = (target, lun) else {
+    let (Some(target), Field::Given(Placed { at, value: lun })) = (target, lun) else {
         return None;
     };
     let what = || format!("target {target} lun {lun}");
@@ -125,107 +124,4 @@ impl FreeNumbers {
         let ascending = self.ascending.entry(target).or_insert(0..=LUN_MAX);
         ascending.find(|lun| !self.explicit.contains(&(target, *lun)))
     }
-}
-
-fn lun(
-    table: &Table<'_>,
-    derived: Option<Naa>,
-    base: &Path,
-    claims: &mut Claims,
-    problems: &mut Problems<'_>,
-) -> Option<LunSpec> {
-    let read_only = table.read("read_only", values::flag, problems).or(false);
-    let rotational = table.read("rotational", values::flag, problems).or(false);
-    let image = image(table, read_only.unwrap_or(true), base, claims, problems);
-    let identity = identity_of(table, derived, claims, problems);
-    Some(LunSpec {
-        backing: Backing::RawImage(image?.path),
-        read_only: read_only?,
-        rotational: rotational?,
-        shared: false,
-        direct: false,
-        write_cache: WriteCache::Back,
-        discard: true,
-        block_size: None,
-        physical_block_size: None,
-        identity: identity?,
-    })
-}
-
-fn image(
-    table: &Table<'_>,
-    read_only: bool,
-    base: &Path,
-    claims: &mut Claims,
-    problems: &mut Problems<'_>,
-) -> Option<Image> {
-    one_backing(table, problems);
-    let open = |value: &_| files::image(base.join(values::path(value)?), read_only);
-    let Field::Given { at, value: image } = table.read("image", open, problems) else {
-        return None;
-    };
-    let what = || format!("controller.lun.image: {}", image.path.display());
-    let remedy = "give each LUN an image of its own";
-    claims.images.take(image.id, at, what, remedy, problems).then_some(image)
-}
-
-fn one_backing(table: &Table<'_>, problems: &mut Problems<'_>) {
-    let backings: Vec<&str> = keys::BACKINGS.into_iter().filter(|key| table.has(key)).collect();
-    let refusal = match backings.as_slice() {
-        [_] => return,
-        [] => Refusal::new("nothing holds its data", "add an image"),
-        several => Refusal::new(
-            format!("{} exclude each other", several.join(" and ")),
-            "keep one of them",
-        ),
-    };
-    problems.report(table.at(), table.header(), &refusal);
-}
-
-fn identity_of(
-    table: &Table<'_>,
-    derived: Option<Naa>,
-    claims: &mut Claims,
-    problems: &mut Problems<'_>,
-) -> Option<Identity> {
-    let vendor = field(table, "vendor", identity::VENDOR, problems);
-    let product = field(table, "product", identity::PRODUCT, problems);
-    let revision = field(table, "revision", identity::REVISION, problems);
-    let serial = table.read("serial", values::serial, problems);
-    let wwn = wwn(table, derived, claims, problems);
-    Some(Identity {
-        vendor: vendor?,
-        product: product?,
-        revision: revision?,
-        serial: serial.or(identity::serial(&wwn?))?,
-        wwn: wwn?,
-    })
-}
-
-fn field<const N: usize>(
-    table: &Table<'_>,
-    key: &'static str,
-    default: &str,
-    problems: &mut Problems<'_>,
-) -> Option<Ascii<N>> {
-    match table.read(key, values::ascii, problems) {
-        Field::Absent => Ascii::new(default).ok(),
-        given => given.given(),
-    }
-}
-
-fn wwn(
-    table: &Table<'_>,
-    derived: Option<Naa>,
-    claims: &mut Claims,
-    problems: &mut Problems<'_>,
-) -> Option<Naa> {
-    let (at, wwn) = match table.read("wwn", values::naa, problems) {
-        Field::Absent => (table.at(), derived?),
-        Field::Refused => return None,
-        Field::Given { at, value } => (at, value),
-    };
-    let what = || format!("controller.lun.wwn {wwn}");
-    let remedy = "give each LUN a wwn of its own";
-    claims.wwns.take(wwn, at, what, remedy, problems).then_some(wwn)
 }

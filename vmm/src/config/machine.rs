@@ -1,66 +1,71 @@
-//! `[machine]`, `[boot]` and `[console]`.
+//! `[machine]`
 //!
-//! This file must not know of controllers.
+//! This file must not know what the host has.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::problems::{Problems, Refusal};
-use super::tree::{Field, Table};
-use super::{files, identity, values};
-use crate::spec::{BootSpec, MachineSpec, MemoryBacking, OnCrash, OnReboot};
+use super::tree::{Field, Placed, Table};
+use super::{identity, values};
+use crate::spec::{MachineSpec, MemoryBacking, OnCrash, OnReboot};
 
 const VCPUS_MAX: u8 = 64;
 const VCPUS_DEFAULT: u8 = 1;
 const MEMORY_DEFAULT: u64 = 512 << 20;
 const STOP_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
-const CMDLINE_DEFAULT: &str = "console=ttyS0";
+
+const MEMORY_BACKINGS: [(&str, MemoryBacking); 3] = [
+    ("anonymous", MemoryBacking::Anonymous),
+    ("prealloc", MemoryBacking::Prealloc),
+    ("hugepages", MemoryBacking::Hugepages),
+];
+const ON_REBOOT: [(&str, OnReboot); 2] = [("restart", OnReboot::Restart), ("exit", OnReboot::Exit)];
+const ON_CRASH: [(&str, OnCrash); 2] = [("exit", OnCrash::Exit), ("restart", OnCrash::Restart)];
 
 /// What has been read of `[machine]`; nothing where a value is refused.
 #[derive(Clone, Debug)]
 pub(super) struct Machine {
     name: Option<String>,
     pub(super) uuid: Option<Uuid>,
-    pub(super) vcpus: Option<u8>,
-    memory: Option<u64>,
+    pub(super) vcpus: Option<Placed<u8>>,
+    pub(super) memory: Option<Placed<u64>>,
+    pub(super) memory_backing: Option<Placed<MemoryBacking>>,
+    on_reboot: Option<OnReboot>,
+    on_crash: Option<OnCrash>,
+    stop_timeout: Option<Duration>,
 }
 
 impl Machine {
-    /// Reads `[machine]`, which may be absent; `file` is the configuration's own path.
-    pub(super) fn read(
-        table: &Field<Table<'_>>,
-        file: &Path,
-        problems: &mut Problems<'_>,
-    ) -> Machine {
-        let Field::Given { value: table, .. } = table else {
-            return Machine::default_of(file, problems);
-        };
+    /// Reads `[machine]`; `file` is the configuration's own path.
+    pub(super) fn read(table: &Table<'_>, file: &Path, problems: &mut Problems<'_>) -> Machine {
+        let at = table.at();
         let name = match table.read("name", values::name, problems) {
-            Field::Absent => default_name(file, table.at(), problems),
-            given => given.given(),
+            Field::Absent => default_name(file, at, problems),
+            given => given.given().map(|name| name.value),
         };
         let uuid = match table.read("uuid", values::uuid, problems) {
             Field::Absent => name.as_deref().map(identity::guest_uuid),
-            given => given.given(),
+            given => given.given().map(|uuid| uuid.value),
         };
         let vcpus = |value: &_| values::number(value, &(1..=VCPUS_MAX));
+        let backing = |value: &_| values::one_of(value, &MEMORY_BACKINGS);
+        let on_reboot = |value: &_| values::one_of(value, &ON_REBOOT);
+        let on_crash = |value: &_| values::one_of(value, &ON_CRASH);
+        let stop_timeout = table.read("stop_timeout", values::duration, problems);
         Machine {
             name,
             uuid,
-            vcpus: table.read("vcpus", vcpus, problems).or(VCPUS_DEFAULT),
-            memory: table.read("memory", values::memory, problems).or(MEMORY_DEFAULT),
-        }
-    }
-
-    fn default_of(file: &Path, problems: &mut Problems<'_>) -> Machine {
-        let name = default_name(file, 0, problems);
-        Machine {
-            uuid: name.as_deref().map(identity::guest_uuid),
-            name,
-            vcpus: Some(VCPUS_DEFAULT),
-            memory: Some(MEMORY_DEFAULT),
+            vcpus: table.read("vcpus", vcpus, problems).or_at(at, VCPUS_DEFAULT),
+            memory: table.read("memory", values::memory, problems).or_at(at, MEMORY_DEFAULT),
+            memory_backing: table
+                .read("memory_backing", backing, problems)
+                .or_at(at, MemoryBacking::default()),
+            on_reboot: table.read("on_reboot", on_reboot, problems).or(OnReboot::default()),
+            on_crash: table.read("on_crash", on_crash, problems).or(OnCrash::default()),
+            stop_timeout: stop_timeout.or(STOP_TIMEOUT_DEFAULT),
         }
     }
 
@@ -69,12 +74,12 @@ impl Machine {
         Some(MachineSpec {
             name: self.name?,
             uuid: self.uuid?,
-            vcpus: self.vcpus?,
-            memory: self.memory?,
-            memory_backing: MemoryBacking::default(),
-            on_reboot: OnReboot::default(),
-            on_crash: OnCrash::default(),
-            stop_timeout: STOP_TIMEOUT_DEFAULT,
+            vcpus: self.vcpus?.value,
+            memory: self.memory?.value,
+            memory_backing: self.memory_backing?.value,
+            on_reboot: self.on_reboot?,
+            on_crash: self.on_crash?,
+            stop_timeout: self.stop_timeout?,
         })
     }
 }
@@ -88,37 +93,4 @@ fn default_name(file: &Path, at: usize, problems: &mut Problems<'_>) -> Option<S
         problems.report(at, "machine.name", &Refusal::new(why, "add name to [machine]"));
     }
     name.ok()
-}
-
-/// Reads `[boot]`. Relative paths are relative to `base`.
-pub(super) fn boot(
-    table: &Field<Table<'_>>,
-    base: &Path,
-    problems: &mut Problems<'_>,
-) -> Option<BootSpec> {
-    let table = match table {
-        Field::Given { value, .. } => value,
-        Field::Refused => return None,
-        Field::Absent => {
-            let remedy = "add it, with the kernel to boot";
-            problems.report(0, "[boot]", &Refusal::new("missing", remedy));
-            return None;
-        }
-    };
-    let kernel = table.read("kernel", |value| file_at(value, base), problems);
-    if kernel == Field::Absent {
-        let refusal = Refusal::new("missing", "add the path of a bzImage");
-        problems.report(table.at(), "boot.kernel", &refusal);
-    }
-    let initramfs = table.read("initramfs", |value| file_at(value, base), problems);
-    let cmdline = table.read("cmdline", values::cmdline, problems);
-    Some(BootSpec {
-        kernel: kernel.given()?,
-        initramfs: initramfs.optional()?,
-        cmdline: cmdline.or(CMDLINE_DEFAULT.to_owned())?,
-    })
-}
-
-fn file_at(value: &toml::de::DeValue<'_>, base: &Path) -> Result<PathBuf, Refusal> {
-    files::readable(base.join(values::path(value)?))
 }

@@ -1,20 +1,26 @@
 //! The configuration: one TOML file read into a [`GuestSpec`], or every problem of it at once.
 //!
 //! toml's spanned tree ([`tree`]) is checked against the tables of keys ([`keys`]) and walked
-//! section by section ([`machine`], [`controller`], [`lun`]); each value goes through a reader
-//! ([`values`], [`files`]), what may be used once is claimed ([`claims`]), and whatever is refused
-//! joins one list ([`problems`]). What the file leaves open is derived ([`identity`]).
+//! section by section ([`machine`], [`boot`], [`console`], [`controller`], [`lun`], [`disk`]); each
+//! value goes through a reader ([`values`], [`files`]), what may be used once is claimed
+//! ([`claims`]), and whatever is refused joins one list ([`problems`]). What the file leaves open
+//! is derived ([`identity`]). Last, what the host has is held against all of it ([`capacity`]).
 //!
-//! Nothing here opens a device or starts anything.
+//! Nothing here changes or starts anything.
 
+mod boot;
+mod capacity;
 mod claims;
+mod console;
 mod controller;
+mod disk;
 mod files;
 mod identity;
 mod keys;
 mod lun;
 mod machine;
 mod problems;
+mod remote;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -24,23 +30,27 @@ use std::path::Path;
 
 use toml::de::DeTable;
 
+use self::boot::Boot;
+use self::claims::Claims;
 use self::machine::Machine;
 pub(crate) use self::problems::Diagnostics;
 use self::problems::{Problems, Refusal};
 use self::tree::Table;
-use crate::spec::{GuestSpec, SerialSpec};
+use crate::host::Host;
+use crate::spec::GuestSpec;
 
-/// Reads the guest that the file at `path` describes. The paths in it that are relative are
-/// relative to the file.
+/// Reads the guest that the file at `path` describes, and checks whether `host` can run it. The
+/// paths in it that are relative are relative to the file.
 ///
 /// # Errors
-/// Every problem of the file, sorted by place; of its syntax only, where that is wrong.
-pub(crate) fn load(path: &Path) -> Result<GuestSpec, Diagnostics> {
+/// Every problem of the file, sorted by place, then those of the host; of its syntax only, where
+/// that is wrong.
+pub(crate) fn load(path: &Path, host: &Host) -> Result<GuestSpec, Diagnostics> {
     let text = files::read_config(path)?;
     let mut problems = Problems::new(path, &text);
     let root = parse(&text, &mut problems);
     // A tree with holes would be blamed for what is missing from it.
-    let spec = if problems.is_empty() { guest(&root, path, &mut problems) } else { None };
+    let spec = if problems.is_empty() { guest(&root, path, host, &mut problems) } else { None };
     match spec {
         Some(spec) if problems.is_empty() => Ok(spec),
         _ => {
@@ -59,18 +69,32 @@ fn parse<'a>(text: &'a str, problems: &mut Problems<'_>) -> DeTable<'a> {
     root.into_inner()
 }
 
-fn guest(root: &DeTable<'_>, path: &Path, problems: &mut Problems<'_>) -> Option<GuestSpec> {
+fn guest(
+    root: &DeTable<'_>,
+    path: &Path,
+    host: &Host,
+    problems: &mut Problems<'_>,
+) -> Option<GuestSpec> {
     let base = path.parent().unwrap_or(Path::new(""));
+    let nothing = DeTable::new();
     let root = Table::open(&keys::ROOT, 0, root, problems);
-    root.table("console", &keys::CONSOLE, problems);
-    let machine = Machine::read(&root.table("machine", &keys::MACHINE, problems), path, problems);
-    let boot = machine::boot(&root.table("boot", &keys::BOOT, problems), base, problems);
-    let tables = root.tables("controller", &keys::CONTROLLER, problems);
-    let controllers = controller::controllers(&tables, &machine, base, problems);
-    Some(GuestSpec {
+    let mut claims = Claims::default();
+
+    let machine = root.table_or("machine", &keys::MACHINE, &nothing, problems);
+    let machine = Machine::read(&machine, path, problems);
+    let boot = Boot::read(&root.table("boot", &keys::BOOT, problems), base, problems);
+    let console = root.table_or("console", &keys::CONSOLE, &nothing, problems);
+    let serial = console::serial(&console, base, &mut claims, problems);
+    let controllers = root.tables("controller", &keys::CONTROLLER, problems);
+    let controllers = controller::controllers(&controllers, &machine, base, &mut claims, problems);
+
+    capacity::machine(&machine, boot.as_ref(), host, problems);
+    let guest = GuestSpec {
         machine: machine.into_spec()?,
-        boot: boot?,
-        serial: SerialSpec::default(),
+        boot: boot?.into_spec()?,
+        serial: serial?,
         controllers: controllers?,
-    })
+    };
+    capacity::descriptors(&guest, host.descriptors, problems);
+    Some(guest)
 }

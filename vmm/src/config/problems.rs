@@ -16,7 +16,8 @@ impl Diagnostics {
         Diagnostics(vec![one_line(&format!("{}: {refusal}", file.display()))])
     }
 
-    /// The problems, one line each, without line ends: `guest.toml:12:9: what: why; what to do`.
+    /// The problems, one line each, without line ends: `guest.toml:12:9: what: why; what to do`,
+    /// or without a place where the host is to blame.
     #[cfg(test)]
     pub(crate) fn lines(&self) -> &[String] {
         &self.0
@@ -49,13 +50,14 @@ pub(super) struct Problems<'a> {
     text: &'a str,
     line_starts: Vec<usize>,
     found: Vec<(usize, String)>,
+    of_host: Vec<String>,
 }
 
 impl<'a> Problems<'a> {
     pub(super) fn new(file: &'a Path, text: &'a str) -> Problems<'a> {
         let line_ends = text.match_indices('\n').map(|(newline, _)| newline + 1);
         let line_starts = std::iter::once(0).chain(line_ends).collect();
-        Problems { file, text, line_starts, found: Vec::new() }
+        Problems { file, text, line_starts, found: Vec::new(), of_host: Vec::new() }
     }
 
     /// Adds a problem of `what`, which stands at the offset `at`.
@@ -63,8 +65,13 @@ impl<'a> Problems<'a> {
         self.found.push((at, format!("{what}: {refusal}")));
     }
 
+    /// Adds a problem of the host that has no place in the file.
+    pub(super) fn report_host(&mut self, what: impl fmt::Display, refusal: &Refusal) {
+        self.of_host.push(format!("{what}: {refusal}"));
+    }
+
     pub(super) fn is_empty(&self) -> bool {
-        self.found.is_empty()
+        self.found.is_empty() && self.of_host.is_empty()
     }
 
     /// The line that the offset `at` is on, counted from 1.
@@ -80,14 +87,14 @@ impl<'a> Problems<'a> {
         (line, before.trim_start_matches('\u{feff}').chars().count() + 1)
     }
 
-    /// The problems as lines, sorted by their places.
+    /// The problems as lines, sorted by their places; those of the host come last.
     pub(super) fn into_diagnostics(mut self) -> Diagnostics {
         self.found.sort_by_key(|(at, _)| *at);
         let lines = self.found.iter().map(|(at, problem)| {
             let (line, column) = self.position(*at);
             one_line(&format!("{}:{line}:{column}: {problem}", self.file.display()))
         });
-        Diagnostics(lines.collect())
+        Diagnostics(lines.chain(self.of_host.iter().map(|problem| one_line(problem))).collect())
     }
 }
 

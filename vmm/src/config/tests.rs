@@ -1,16 +1,30 @@
 //! Whole files: what they yield, and what is said about those that are no configuration.
 
+mod anything;
 mod controllers;
+mod examples;
+mod hosts;
 mod refusals;
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use storage::lun::spec::{Ascii, Backing};
+use storage::lun::spec::{Ascii, Backing, WriteCache};
 use tempfile::TempDir;
 
 use super::*;
-use crate::spec::AddressedLun;
+use crate::host::{Descriptors, Kvm, Memory};
+use crate::spec::{AddressedLun, MemoryBacking, OnCrash, OnReboot, SerialSpec, Transport};
+
+/// A host on which nothing is short.
+fn plenty() -> Host {
+    Host {
+        kvm: Ok(Kvm { vcpus: 64, physical_bits: 46 }),
+        memory: Some(Memory { available: 1 << 40, huge_page: 2 << 20, huge_pages: 1 << 20 }),
+        descriptors: Descriptors { limit: 1 << 20, open: 3 },
+    }
+}
 
 /// A directory with a kernel and some images, where a configuration is read from.
 struct Fixture(TempDir);
@@ -18,8 +32,8 @@ struct Fixture(TempDir);
 impl Fixture {
     fn new() -> Fixture {
         let dir = TempDir::new().unwrap();
+        fs::write(dir.path().join("vmlinuz"), ::tests::tiny::bzimage(&[])).unwrap();
         for (name, size) in [
-            ("vmlinuz", 3),
             ("initramfs", 1),
             ("empty.raw", 0),
             ("odd.raw", 1000),
@@ -27,6 +41,7 @@ impl Fixture {
             ("b.raw", 1024),
             ("c.raw", 512),
             ("d.raw", 512),
+            ("pages.raw", 8192),
         ] {
             fs::write(dir.path().join(name), vec![0; size]).unwrap();
         }
@@ -39,20 +54,24 @@ impl Fixture {
         self.0.path().join(name)
     }
 
-    fn load(&self, text: impl AsRef<[u8]>) -> Result<GuestSpec, Diagnostics> {
+    fn load(&self, text: impl AsRef<[u8]>, host: &Host) -> Result<GuestSpec, Diagnostics> {
         let path = self.path("guest1.toml");
         fs::write(&path, text).unwrap();
-        load(&path)
+        load(&path, host)
     }
 
     fn good(&self, text: &str) -> GuestSpec {
-        self.load(text).unwrap_or_else(|problems| panic!("{text}\n{problems}"))
+        self.load(text, &plenty()).unwrap_or_else(|problems| panic!("{text}\n{problems}"))
     }
 
     /// The lines about `text`, without the directory.
     fn problems(&self, text: impl AsRef<[u8]>) -> Vec<String> {
+        self.problems_on(&plenty(), text)
+    }
+
+    fn problems_on(&self, host: &Host, text: impl AsRef<[u8]>) -> Vec<String> {
         let dir = format!("{}/", self.0.path().display());
-        let problems = self.load(text).unwrap_err();
+        let problems = self.load(text, host).unwrap_err();
         problems.lines().iter().map(|line| line.replace(&dir, "")).collect()
     }
 }
@@ -85,15 +104,24 @@ fn the_least_file_has_every_default() {
     assert_eq!(spec.machine.name, "guest1");
     assert_eq!(spec.machine.uuid, identity::guest_uuid("guest1"));
     assert_eq!((spec.machine.vcpus, spec.machine.memory), (1, 512 << 20));
+    assert_eq!(spec.machine.memory_backing, MemoryBacking::Anonymous);
+    assert_eq!((spec.machine.on_reboot, spec.machine.on_crash), (OnReboot::Restart, OnCrash::Exit));
+    assert_eq!(spec.machine.stop_timeout, Duration::from_secs(60));
+    assert_eq!(spec.serial, SerialSpec::Stdio);
     assert_eq!(spec.boot.kernel, fixture.path("vmlinuz"));
     assert_eq!((spec.boot.initramfs, spec.boot.cmdline.as_str()), (None, "console=ttyS0"));
     let [controller] = spec.controllers.as_slice() else { panic!("one controller") };
     assert_eq!(controller.id, "scsi0");
     assert_eq!((controller.request_queues, controller.queue_size), (1, 256));
+    assert_eq!(controller.transport, Transport::Pci);
+    assert_eq!(controller.tmf_timeout, Duration::from_secs(15));
     let [lun] = controller.luns.as_slice() else { panic!("one lun") };
     assert_eq!((lun.target, lun.lun), (0, 0));
     assert_eq!(lun.spec.backing, Backing::RawImage(fixture.path("a.raw")));
     assert_eq!((lun.spec.read_only, lun.spec.rotational), (false, false));
+    assert_eq!((lun.spec.shared, lun.spec.direct, lun.spec.discard), (false, false, true));
+    assert_eq!(lun.spec.write_cache, WriteCache::Back);
+    assert_eq!((lun.spec.block_size, lun.spec.physical_block_size), (None, None));
     let identity = &lun.spec.identity;
     assert_eq!(identity.vendor, Ascii::new("VMM").unwrap());
     assert_eq!(identity.product, Ascii::new("VIRTUAL DISK").unwrap());
@@ -111,26 +139,34 @@ fn every_served_key_is_read() {
         uuid = '123e4567-e89b-12d3-a456-426614174000'
         vcpus = 3
         memory = '1GiB'
-        memory_backing = 'anonymous'
+        memory_backing = 'prealloc'
         on_reboot = 'exit'
-        on_crash = 'exit'
+        on_crash = 'restart'
+        stop_timeout = '90s'
         [boot]
         kernel = 'vmlinuz'
         initramfs = './initramfs'
         cmdline = 'root=/dev/sda'
         [console]
-        serial = 'stdio'
+        serial = { file = 'console.log' }
         [[controller]]
         id = 'hba'
-        transport = 'pci'
+        transport = 'mmio'
+        tmf_timeout = '500ms'
         request_queues = 2
         queue_size = 1024
         [[controller.lun]]
         target = 255
         lun = 16383
-        image = 'a.raw'
+        image = 'pages.raw'
         format = 'raw'
         read_only = true
+        shared = 'this-host-only'
+        direct = true
+        write_cache = 'through'
+        discard = false
+        block_size = 4096
+        physical_block_size = '16KiB'
         rotational = true
         serial = 'S 1'
         wwn = '50:01:43:80:12:34:56:78'
@@ -141,14 +177,24 @@ fn every_served_key_is_read() {
     assert_eq!(spec.machine.name, "web");
     assert_eq!(spec.machine.uuid.to_string(), "123e4567-e89b-12d3-a456-426614174000");
     assert_eq!((spec.machine.vcpus, spec.machine.memory), (3, 1 << 30));
+    assert_eq!(spec.machine.memory_backing, MemoryBacking::Prealloc);
+    assert_eq!((spec.machine.on_reboot, spec.machine.on_crash), (OnReboot::Exit, OnCrash::Restart));
+    assert_eq!(spec.machine.stop_timeout, Duration::from_secs(90));
     assert_eq!(spec.boot.initramfs, Some(fixture.path("initramfs")));
     assert_eq!(spec.boot.cmdline, "root=/dev/sda");
+    assert_eq!(spec.serial, SerialSpec::File(fixture.path("console.log")));
+    assert!(!fixture.path("console.log").exists());
     let controller = &spec.controllers[0];
     assert_eq!(controller.id, "hba");
+    assert_eq!(controller.transport, Transport::Mmio);
+    assert_eq!(controller.tmf_timeout, Duration::from_millis(500));
     assert_eq!((controller.request_queues, controller.queue_size), (2, 1024));
     let lun = &controller.luns[0];
     assert_eq!((lun.target, lun.lun), (255, 16383));
     assert_eq!((lun.spec.read_only, lun.spec.rotational), (true, true));
+    assert_eq!((lun.spec.shared, lun.spec.direct, lun.spec.discard), (true, true, false));
+    assert_eq!(lun.spec.write_cache, WriteCache::Through);
+    assert_eq!((lun.spec.block_size, lun.spec.physical_block_size), (Some(4096), Some(16 << 10)));
     assert_eq!(lun.spec.identity.serial, "S 1");
     assert_eq!(lun.spec.identity.wwn.to_string(), "naa.5001438012345678");
     assert_eq!(lun.spec.identity.vendor, Ascii::new("ACME").unwrap());
@@ -247,7 +293,7 @@ fn files_that_are_no_text_are_refused() {
     let fixture = Fixture::new();
     let of = |name: &str| {
         let dir = format!("{}/", fixture.0.path().display());
-        load(&fixture.path(name)).unwrap_err().to_string().replace(&dir, "")
+        load(&fixture.path(name), &plenty()).unwrap_err().to_string().replace(&dir, "")
     };
     let check = "check the path of the configuration";
     assert_eq!(of("none.toml"), format!("none.toml: no such file; {check}"));

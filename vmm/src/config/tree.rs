@@ -5,47 +5,64 @@
 
 use toml::de::{DeTable, DeValue};
 
-use super::keys::{Choice, Section, Support};
+use super::keys::{Section, Support};
 use super::problems::{Problems, Refusal};
 
+/// A value and where it stands.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Placed<T> {
+    /// Its offset in bytes.
+    pub(super) at: usize,
+    /// The value.
+    pub(super) value: T,
+}
+
 /// What a key of a table holds. Whatever is refused has been reported.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Field<T> {
     /// The key is not there.
     Absent,
     /// The key is there, and its value is not accepted.
     Refused,
     /// The key is there.
-    Given {
-        /// The offset of its value in bytes.
-        at: usize,
-        /// Its value.
-        value: T,
-    },
+    Given(Placed<T>),
 }
 
 impl<T> Field<T> {
     /// The value or its default; nothing where it is refused.
     pub(super) fn or(self, default: T) -> Option<T> {
+        self.or_at(0, default).map(|placed| placed.value)
+    }
+
+    /// The value, or its default with `at` to stand for it; nothing where it is refused.
+    pub(super) fn or_at(self, at: usize, default: T) -> Option<Placed<T>> {
         match self {
-            Field::Absent => Some(default),
+            Field::Absent => Some(Placed { at, value: default }),
             Field::Refused => None,
-            Field::Given { value, .. } => Some(value),
+            Field::Given(placed) => Some(placed),
         }
     }
 
     /// The value of a key that has no default; nothing where it is refused.
-    pub(super) fn optional(self) -> Option<Option<T>> {
+    pub(super) fn optional(self) -> Option<Option<Placed<T>>> {
         match self {
             Field::Absent => Some(None),
             Field::Refused => None,
-            Field::Given { value, .. } => Some(Some(value)),
+            Field::Given(placed) => Some(Some(placed)),
         }
     }
 
-    /// The value, where it is given and accepted.
-    pub(super) fn given(self) -> Option<T> {
+    /// The value and its place, where it is given and accepted.
+    pub(super) fn given(self) -> Option<Placed<T>> {
         self.optional().flatten()
+    }
+
+    fn map<U>(self, then: impl FnOnce(Placed<T>) -> U) -> Field<U> {
+        match self {
+            Field::Absent => Field::Absent,
+            Field::Refused => Field::Refused,
+            Field::Given(placed) => Field::Given(Placed { at: placed.at, value: then(placed) }),
+        }
     }
 }
 
@@ -87,9 +104,13 @@ impl<'a> Table<'a> {
                 let refusal = Refusal::new("not supported yet", "remove it");
                 problems.report(at, self.section.path_to(key), &refusal);
             }
-            Some(Support::Choice(choice)) => {
-                if let Err(refusal) = choice.check(value.get_ref()) {
+            Some(Support::Only { served, later }) => {
+                let text = value.get_ref().as_str().unwrap_or_default();
+                if text != *served {
+                    let known = later.contains(&text);
+                    let why = if known { "not supported yet" } else { "no such choice" };
                     let what = self.assignment(key, value.get_ref());
+                    let refusal = Refusal::new(why, format!("use {served:?}"));
                     problems.report(value.span().start, what, &refusal);
                 }
             }
@@ -130,6 +151,11 @@ impl<'a> Table<'a> {
         self.entries.contains_key(key)
     }
 
+    /// The offset of the value of `key` in bytes, if it is there.
+    pub(super) fn place(&self, key: &str) -> Option<usize> {
+        self.entries.get(key).map(|value| value.span().start)
+    }
+
     /// Reads the value of `key` by `parse`, and reports what that refuses.
     pub(super) fn read<T>(
         &self,
@@ -143,7 +169,7 @@ impl<'a> Table<'a> {
         };
         let at = found.span().start;
         match parse(found.get_ref()) {
-            Ok(value) => Field::Given { at, value },
+            Ok(value) => Field::Given(Placed { at, value }),
             Err(refusal) => {
                 problems.report(at, self.assignment(key, found.get_ref()), &refusal);
                 Field::Refused
@@ -158,15 +184,21 @@ impl<'a> Table<'a> {
         section: &'static Section,
         problems: &mut Problems<'_>,
     ) -> Field<Table<'a>> {
-        let table =
-            self.read(key, |value| value.as_table().ok_or_else(|| no_table(section)), problems);
-        match table {
-            Field::Given { at, value } => {
-                Field::Given { at, value: Table::open(section, at, value, problems) }
-            }
-            Field::Refused => Field::Refused,
-            Field::Absent => Field::Absent,
-        }
+        let table = |value: &'a DeValue<'a>| value.as_table().ok_or_else(|| no_table(section));
+        let table = self.read(key, table, problems);
+        table.map(|found| Table::open(section, found.at, found.value, problems))
+    }
+
+    /// As [`Table::table`], with `nothing` in place of a table that is absent or refused.
+    pub(super) fn table_or(
+        &self,
+        key: &'static str,
+        section: &'static Section,
+        nothing: &'a DeTable<'a>,
+        problems: &mut Problems<'_>,
+    ) -> Table<'a> {
+        let empty = Table { section, at: 0, entries: nothing };
+        self.table(key, section, problems).given().map_or(empty, |table| table.value)
     }
 
     /// Opens each table of the array of tables at `section`'s key.
@@ -176,16 +208,11 @@ impl<'a> Table<'a> {
         section: &'static Section,
         problems: &mut Problems<'_>,
     ) -> Field<Vec<Table<'a>>> {
-        match self.read(key, |value| elements(value, section), problems) {
-            Field::Given { at, value } => {
-                let opened = value
-                    .into_iter()
-                    .map(|(at, entries)| Table::open(section, at, entries, problems));
-                Field::Given { at, value: opened.collect() }
-            }
-            Field::Refused => Field::Refused,
-            Field::Absent => Field::Absent,
-        }
+        let elements = self.read(key, |value| elements(value, section), problems);
+        elements.map(|found| {
+            let tables = found.value.into_iter();
+            tables.map(|(at, entries)| Table::open(section, at, entries, problems)).collect()
+        })
     }
 }
 
@@ -204,21 +231,6 @@ fn elements<'a>(
 fn no_table(section: &Section) -> Refusal {
     let kind = if section.header.starts_with("[[") { "an array of tables" } else { "a table" };
     Refusal::new(format!("not {kind}"), format!("write {}", section.header))
-}
-
-impl Choice {
-    fn check(&self, value: &DeValue<'_>) -> Result<(), Refusal> {
-        let known = match value {
-            DeValue::String(text) if text == self.served => return Ok(()),
-            DeValue::String(text) => self.later.contains(&text.as_ref()),
-            DeValue::Table(table) => {
-                table.len() == 1 && self.later_tables.iter().any(|key| table.contains_key(*key))
-            }
-            _ => false,
-        };
-        let why = if known { "not supported yet" } else { "no such choice" };
-        Err(Refusal::new(why, format!("use {:?}", self.served)))
-    }
 }
 
 /// A value in a few words.

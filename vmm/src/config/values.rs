@@ -5,12 +5,24 @@
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use storage::lun::spec::{Ascii, Identity, Naa, is_printable};
 use toml::de::{DeInteger, DeValue};
 use uuid::Uuid;
 
 use super::problems::Refusal;
+
+/// Who may use a LUN's medium besides it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sharing {
+    /// Nobody.
+    None,
+    /// LUNs of this host, which has to be the only one that reaches it.
+    Local,
+    /// The same, and the user vouches for that.
+    Promised,
+}
 
 /// The longest kernel command line, in bytes: Linux' `COMMAND_LINE_SIZE` on x86 without its NUL.
 const CMDLINE_MAX: usize = 2047;
@@ -40,17 +52,84 @@ where
     number.filter(|number| range.contains(number)).ok_or_else(|| refusal("out of range"))
 }
 
-/// An integer of `range` that is a power of two.
-pub(super) fn power_of_two(
+/// One of a few strings, each of which stands for something.
+pub(super) fn one_of<T: Copy>(
     value: &DeValue<'_>,
-    range: &RangeInclusive<u16>,
-) -> Result<u16, Refusal> {
-    let number = number(value, range)?;
-    if number.is_power_of_two() {
+    choices: &[(&'static str, T)],
+) -> Result<T, Refusal> {
+    let chosen = choices.iter().find(|(name, _)| value.as_str() == Some(name));
+    chosen
+        .map(|(_, meaning)| *meaning)
+        .ok_or_else(|| no_choice(choices.iter().map(|(name, _)| *name)))
+}
+
+/// That a value is none of the strings `names`.
+pub(super) fn no_choice<'a>(names: impl Iterator<Item = &'a str>) -> Refusal {
+    let names: Vec<_> = names.map(|name| format!("{name:?}")).collect();
+    Refusal::new("no such choice", format!("use {}", names.join(" or ")))
+}
+
+/// A power of two.
+pub(super) fn power_of_two<T: Into<u64> + Copy>(number: T) -> Result<T, Refusal> {
+    let wide: u64 = number.into();
+    if wide.is_power_of_two() {
         return Ok(number);
     }
-    let near = number.next_power_of_two();
+    let near = wide.next_power_of_two();
     Err(Refusal::new("not a power of two", format!("write {} or {near}", near / 2)))
+}
+
+/// Bytes of a logical block.
+pub(super) fn block_size(value: &DeValue<'_>) -> Result<u32, Refusal> {
+    match size(value) {
+        Ok(512) => Ok(512),
+        Ok(4096) => Ok(4096),
+        _ => Err(Refusal::new("not a size of blocks that guests can use", "write 512 or 4096")),
+    }
+}
+
+/// Bytes of a physical block.
+pub(super) fn physical_block_size(value: &DeValue<'_>) -> Result<u32, Refusal> {
+    const MOST: u32 = 2 << 20;
+    let bytes = u32::try_from(size(value)?).ok();
+    let bytes = bytes.filter(|bytes| (512..=MOST).contains(bytes));
+    let form = "write a power of two from 512 to \"2MiB\"";
+    power_of_two(bytes.ok_or_else(|| Refusal::new("out of range", form))?)
+}
+
+/// Who else may use a LUN's medium: a boolean, or the only text.
+pub(super) fn sharing(value: &DeValue<'_>) -> Result<Sharing, Refusal> {
+    match value {
+        DeValue::Boolean(false) => Ok(Sharing::None),
+        DeValue::Boolean(true) => Ok(Sharing::Local),
+        DeValue::String(text) if text == "this-host-only" => Ok(Sharing::Promised),
+        _ => Err(Refusal::new("no such choice", "use true, false or \"this-host-only\"")),
+    }
+}
+
+/// A time: a string of digits and one of ms, s, m, h.
+pub(super) fn duration(value: &DeValue<'_>) -> Result<Duration, Refusal> {
+    const MOST: Duration = Duration::from_secs(24 * 60 * 60);
+    let form = "write a string such as \"60s\" (ms, s, m or h)";
+    let duration = value.as_str().and_then(duration_of_text);
+    let duration = duration.ok_or_else(|| Refusal::new("not a time", form))?;
+    if duration.is_zero() || duration > MOST {
+        return Err(Refusal::new("out of range", "write a time from \"1ms\" to \"24h\""));
+    }
+    Ok(duration)
+}
+
+fn duration_of_text(text: &str) -> Option<Duration> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (count, unit) = text.split_at(digits);
+    let milliseconds = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60 * 1000,
+        "h" => 60 * 60 * 1000,
+        _ => return None,
+    };
+    count.parse::<u64>().ok()?.checked_mul(milliseconds).map(Duration::from_millis)
 }
 
 fn unsigned(integer: &DeInteger<'_>) -> Option<u64> {
@@ -210,6 +289,50 @@ mod tests {
             ("true", None),
         ] {
             assert_eq!(parse(toml, size), bytes, "{toml}");
+        }
+    }
+
+    #[test]
+    fn durations() {
+        for (toml, milliseconds) in [
+            ("'1ms'", Some(1)),
+            ("'500ms'", Some(500)),
+            ("'60s'", Some(60_000)),
+            ("'2m'", Some(120_000)),
+            ("'24h'", Some(86_400_000)),
+            ("'0s'", None),
+            ("'25h'", None),
+            ("'99999999999999999999s'", None),
+            ("'18446744073709551615h'", None),
+            ("'60'", None),
+            ("'s'", None),
+            ("'-1s'", None),
+            ("'1.5s'", None),
+            ("'1 s'", None),
+            ("'1S'", None),
+            ("60", None),
+        ] {
+            let expected = milliseconds.map(Duration::from_millis);
+            assert_eq!(parse(toml, duration), expected, "{toml}");
+        }
+    }
+
+    #[test]
+    fn block_sizes() {
+        for (toml, logical, physical) in [
+            ("512", Some(512), Some(512)),
+            ("'4K'", Some(4096), Some(4096)),
+            ("1024", None, Some(1024)),
+            ("'2MiB'", None, Some(2 << 20)),
+            ("256", None, None),
+            ("1536", None, None),
+            ("'4MiB'", None, None),
+            ("'5G'", None, None),
+            ("'x'", None, None),
+            ("true", None, None),
+        ] {
+            assert_eq!(parse(toml, block_size), logical, "{toml}");
+            assert_eq!(parse(toml, physical_block_size), physical, "{toml}");
         }
     }
 

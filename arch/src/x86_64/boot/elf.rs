@@ -121,13 +121,6 @@ impl Contents {
         Ok(contents)
     }
 
-    /// The memory that the segments take, from the lowest to the highest address.
-    pub fn footprint(&self) -> Region {
-        let base = self.segments.iter().map(|segment| segment.memory.base).min();
-        let end = self.segments.iter().map(|segment| segment.memory.end()).max();
-        Region::between(base.unwrap_or_default(), end.unwrap_or_default())
-    }
-
     /// Whether a segment has an entry point at `address`.
     ///
     /// # Errors
@@ -293,7 +286,6 @@ mod tests {
         );
         let file = Region { base: 0x4000, size: 0x40 };
         assert_eq!(contents.notes, [Notes { file, align: 8 }]);
-        assert_eq!(contents.footprint(), Region::between(16 * MIB, 32 * MIB + 0x5000));
         for entry in [16 * MIB, 16 * MIB + 0x1fff, 32 * MIB] {
             assert_eq!(contents.check_entry(entry), Ok(()));
         }

@@ -31,19 +31,19 @@ pub const CMDLINE_MAX: u64 = 2047;
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotBootable {
     /// Neither of the forms.
-    #[error("it is no kernel: give a bzImage (vmlinuz) or a vmlinux, not compressed")]
+    #[error("it is neither a bzImage nor an ELF file")]
     NoKernel,
     /// A boot protocol without the 64-bit entry.
-    #[error("its boot protocol {}.{:02} is older than 2.12: give a newer kernel", .0 >> 8, .0 & 0xff)]
+    #[error("its boot protocol {}.{:02} is older than 2.12", .0 >> 8, .0 & 0xff)]
     TooOld(u16),
     /// A 32-bit kernel, or one loaded below 1 MiB.
-    #[error("it has no 64-bit entry point: give an x86-64 kernel")]
+    #[error("it has no 64-bit entry point")]
     Not64Bit,
     /// An ELF file for other machines.
-    #[error("it is an ELF file, but not for x86-64: give an x86-64 kernel")]
+    #[error("it is an ELF file, but not for x86-64")]
     OtherMachine,
     /// An ELF file that is no kernel.
-    #[error("it is an ELF file, but no kernel ({0}): give a vmlinux")]
+    #[error("it is an ELF file, but no kernel: {0}")]
     OtherElf(&'static str),
 }
 

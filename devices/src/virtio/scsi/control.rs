@@ -96,13 +96,15 @@ impl ControlThread {
         let (outcomes, events) = self.notices.take();
         let mut deadline = None;
         if let Some(control) = &mut self.control {
-            outcomes.into_iter().for_each(|(id, outcome)| control.answer(id, outcome));
+            for (id, outcome) in outcomes {
+                control.answer(id, outcome)?;
+            }
             control.pop_all()?;
             deadline = control.expire();
             control.notify()?;
         }
         if let Some(queue) = &mut self.events {
-            queue.tell(events).map_err(broken)?;
+            queue.tell(events).map_err(|error| broken(&error))?;
         }
         let timeout = deadline.map_or(-1, |deadline| {
             let left = deadline.saturating_duration_since(Instant::now()).as_millis();
@@ -147,7 +149,8 @@ impl ControlQueue {
     fn pop_all(&mut self) -> io::Result<()> {
         loop {
             while self.pending.len() < usize::from(self.queue.size()) && self.pop()? {}
-            let more = self.queue.enable_notification(&*self.memory).map_err(broken)?;
+            let more =
+                self.queue.enable_notification(&*self.memory).map_err(|error| broken(&error))?;
             if !more || self.pending.len() >= usize::from(self.queue.size()) {
                 return Ok(());
             }
@@ -155,12 +158,12 @@ impl ControlQueue {
     }
 
     fn pop(&mut self) -> io::Result<bool> {
-        let mut available = self.queue.iter(&*self.memory).map_err(broken)?;
+        let mut available = self.queue.iter(&*self.memory).map_err(|error| broken(&error))?;
         let Some(chain) = available.next() else { return Ok(false) };
         let head = chain.head_index();
         let mut segments = Segments::default();
         if segments.fill(&self.memory, chain).is_err() {
-            self.finish(head, 0);
+            self.finish(head, 0)?;
             return Ok(true);
         }
         // SAFETY: this thread keeps the memory map, and the segments go where the response goes.
@@ -181,7 +184,7 @@ impl ControlQueue {
             Some(ControlRequest::AsyncNotification) => response.write(&notification_response()),
             None => response.write(&management_response(ResponseCode::FAILURE)),
         };
-        self.finish(head, written);
+        self.finish(head, written)?;
         Ok(true)
     }
 
@@ -210,11 +213,13 @@ impl ControlQueue {
     }
 
     /// Answers function `id`.
-    fn answer(&mut self, id: u64, outcome: Outcome) {
-        let Some(at) = self.pending.iter().position(|pending| pending.id == id) else { return };
+    fn answer(&mut self, id: u64, outcome: Outcome) -> io::Result<()> {
+        let Some(at) = self.pending.iter().position(|pending| pending.id == id) else {
+            return Ok(());
+        };
         let mut pending = self.pending.swap_remove(at);
         let written = pending.response.write(&management_response(outcome.into()));
-        self.finish(pending.head, written);
+        self.finish(pending.head, written)
     }
 
     /// Gives up what takes too long; returns when to look again.
@@ -233,18 +238,16 @@ impl ControlQueue {
     }
 
     /// Gives a chain back to the driver.
-    fn finish(&mut self, head: u16, written: usize) {
+    fn finish(&mut self, head: u16, written: usize) -> io::Result<()> {
         let len = u32::try_from(written).unwrap_or(0);
-        match self.queue.add_used(&*self.memory, head, len) {
-            Ok(()) => self.used = true,
-            Err(error) => log::debug!("control queue: chain {head} cannot be used: {error}"),
-        }
+        self.used = true;
+        self.queue.add_used(&*self.memory, head, len).map_err(|error| broken(&error))
     }
 
     /// Interrupts the driver if it wants to hear of what was used.
     fn notify(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.used)
-            && self.queue.needs_notification(&*self.memory).map_err(broken)?
+            && self.queue.needs_notification(&*self.memory).map_err(|error| broken(&error))?
         {
             self.interrupt.queue(self.index);
         }
@@ -252,6 +255,6 @@ impl ControlQueue {
     }
 }
 
-fn broken(error: virtio_queue::Error) -> io::Error {
+fn broken(error: &virtio_queue::Error) -> io::Error {
     io::Error::other(format!("the driver broke the ring: {error}"))
 }

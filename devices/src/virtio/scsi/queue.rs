@@ -151,13 +151,11 @@ impl RequestQueue {
 
     fn step(&mut self, may_sleep: bool) -> io::Result<Wakeups> {
         let more = self.requests.pop_batch(&mut self.io);
-        let wakeups = self.wait(may_sleep && !more)?;
+        let wakeups = self.wait(may_sleep && !more && self.requests.broken.is_none())?;
         if wakeups.contain(GATE) {
-            // A task management function also means what lies in the ring, doorbell or not.
-            self.requests.pop_batch(&mut self.io);
             self.requests.attend(&mut self.io);
         }
-        match self.requests.broken.take() {
+        match &self.requests.broken {
             Some(error) => Err(io::Error::other(format!("the driver broke the ring: {error}"))),
             None => Ok(wakeups),
         }
@@ -305,8 +303,11 @@ impl Requests {
         self.finish(ticket, &CommandResponse::new(&response, self.sizes));
     }
 
-    /// Does what the bus woke the queue for.
+    /// Does what the bus woke the queue for. A task management function also means what lies in
+    /// the ring, doorbell or not.
     fn attend(&mut self, io: &mut IoContext) {
+        self.lane.listen();
+        self.pop_batch(io);
         for answer in self.lane.attend(io) {
             self.settle(answer);
         }

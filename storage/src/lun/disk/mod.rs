@@ -3,12 +3,11 @@
 //! A command becomes a [`Plan`] by a pure function; [`Disk::submit`] carries the plan out. The
 //! commands are grouped as the standards group them: [`primary`] (SPC) and [`block`] (SBC).
 
-use std::path::Path;
 use std::sync::Arc;
 
 use super::spec::{Identity, LunSpec};
 use super::{LogicalUnit, Submitted};
-use crate::backend::{Geometry, Medium, OpenError, RawFile};
+use crate::backend::{Geometry, Medium};
 use crate::engine::{BlockIo, IoContext};
 use crate::scsi::cdb::Cdb;
 use crate::scsi::opcode::{self, Opcode, Operation};
@@ -21,9 +20,6 @@ mod primary;
 /// The longest READ or WRITE, in bytes: it bounds how long one command keeps its buffers, and is
 /// far above what a driver's segments reach.
 const MAX_TRANSFER: u32 = 16 << 20;
-
-/// Bytes of a logical block.
-const BLOCK_SIZE: u32 = 512;
 
 /// What a command comes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,13 +74,6 @@ impl Disk {
             read_only: spec.read_only,
             rotational: spec.rotational,
         }
-    }
-
-    /// A disk over the raw image at `path`.
-    pub(super) fn open_raw(path: &Path, spec: &LunSpec) -> Result<Disk, OpenError> {
-        let file = RawFile::open(path, spec.read_only, BLOCK_SIZE)?;
-        let medium = Medium::new(path.display().to_string(), Box::new(file));
-        Ok(Disk::new(medium, spec))
     }
 
     /// What `cdb` comes to with buffers of these lengths.

@@ -2,6 +2,8 @@ use super::*;
 use crate::backend::Memory;
 use crate::testing::disk_spec as spec;
 
+const BLOCK_SIZE: u32 = 512;
+
 fn disk_of(blocks: u64) -> Disk {
     #[derive(Debug)]
     struct Sized(u64);

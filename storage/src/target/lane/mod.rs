@@ -28,6 +28,8 @@ pub struct Lane {
     shards: Vec<Shard>,
     /// What has passed a gate and is not settled yet.
     places: Places,
+    /// Task management functions whose commands are being looked for.
+    orders: Vec<Arc<Management>>,
     /// Task management functions that wait for nothing here but that answers be seen.
     acknowledged: Vec<Arc<Management>>,
 }
@@ -42,6 +44,7 @@ impl Lane {
             generation,
             shards: Vec::new(),
             places: Places::default(),
+            orders: Vec::new(),
             acknowledged: Vec::new(),
         };
         lane.make_shards();
@@ -72,14 +75,19 @@ impl Lane {
         (answer.into_ticket(), response)
     }
 
+    /// Begins to do what the bus woke the lane for. What the initiator has sent until now is to
+    /// be submitted next: task management functions mean that too. Then follows
+    /// [`Lane::attend`].
+    pub fn listen(&mut self) {
+        self.refresh();
+        self.orders.append(&mut self.bus.take_orders(self.index));
+    }
+
     /// Does what the bus woke the lane for: ends the commands that task management functions
     /// name, and lets those pass that wait at gates which have opened. Returns the answers.
-    ///
-    /// Everything that the initiator had sent when the lane was woken must have been submitted.
     pub fn attend(&mut self, io: &mut IoContext) -> Vec<Answer> {
-        self.refresh();
         let mut answers = Vec::new();
-        for management in self.bus.take_orders(self.index) {
+        for management in std::mem::take(&mut self.orders) {
             self.obey(&management, io, &mut answers);
             self.acknowledged.push(management);
         }
@@ -133,6 +141,9 @@ impl Lane {
         else {
             return Submitted::Done(responders::no_unit(target, address.lun, task));
         };
+        if let Some(why) = end_of(&self.orders, unit, task.tag) {
+            return Submitted::Done(task.answer(Response::Failed(why)));
+        }
         let mut parked = Parked { address, task, in_line: false };
         match shard.admit(&mut parked, &unit.gate, self.index) {
             Ok(admission) => {
@@ -185,8 +196,7 @@ impl Lane {
         io: &mut IoContext,
         answers: &mut Vec<Answer>,
     ) {
-        let tag = management.function().tag();
-        let named = |other: u64| tag.is_none_or(|tag| tag == other);
+        let named = |tag| management.names(tag);
         for unit in management.units() {
             // A logical unit that is gone has no commands, and another may have its place.
             let current = self.map.at(unit.index).is_some_and(|there| Arc::ptr_eq(there, unit));
@@ -212,9 +222,18 @@ impl Lane {
 
 impl Drop for Lane {
     fn drop(&mut self) {
+        self.acknowledged.append(&mut self.orders);
         self.acknowledged.append(&mut self.bus.close_lane(self.index));
         self.acknowledge();
     }
+}
+
+/// How a command of `unit` ends that came after `orders` which name it, if one of them ends it.
+fn end_of(orders: &[Arc<Management>], unit: &Arc<Unit>, tag: u64) -> Option<ServiceResponse> {
+    orders.iter().filter(|order| order.names(tag)).find_map(|management| match management.order() {
+        Order::End(why) if management.is_about(unit) => Some(why),
+        _ => None,
+    })
 }
 
 /// Answers a command that waited at the gate of `unit`.

@@ -21,12 +21,8 @@ fn controller_keys() {
              its own",
         ),
         (
-            "{BOOT}[[controller]]\ntransport = 'mmio'",
-            "4:13: controller.transport = \"mmio\": not supported yet; use \"pci\"",
-        ),
-        (
             "{BOOT}[[controller]]\ntransport = 'usb'",
-            "4:13: controller.transport = \"usb\": no such choice; use \"pci\"",
+            "4:13: controller.transport = \"usb\": no such choice; use \"pci\" or \"mmio\"",
         ),
         (
             "{BOOT}[[controller]]\nrequest_queues = 0",
@@ -53,8 +49,9 @@ fn controller_keys() {
             "4:1: controller.vhost: not supported yet; remove it",
         ),
         (
-            "{BOOT}[[controller]]\ntmf_timeout = '5s'",
-            "4:1: controller.tmf_timeout: not supported yet; remove it",
+            "{BOOT}[[controller]]\ntmf_timeout = '5 s'",
+            "4:15: controller.tmf_timeout = \"5 s\": not a time; write a string such as \"60s\" \
+             (ms, s, m or h)",
         ),
         (
             "{BOOT}[[controller]]\n[controller.initiator]\nwwpn = 'x'",
@@ -64,7 +61,7 @@ fn controller_keys() {
 }
 
 #[test]
-fn lun_keys() {
+fn addresses_and_media() {
     each_has_one_problem(&[
         (
             "{BOOT}{LUN}target = 256",
@@ -81,11 +78,11 @@ fn lun_keys() {
         ),
         (
             "{BOOT}[[controller]]\n[[controller.lun]]",
-            "4:1: [[controller.lun]]: nothing holds its data; add an image",
+            "4:1: [[controller.lun]]: nothing holds its data; add image or block",
         ),
         (
-            "{BOOT}[[controller]]\n[[controller.lun]]\nblock = '/dev/vg0/data'",
-            "5:1: controller.lun.block: not supported yet; remove it",
+            "{BOOT}[[controller]]\n[[controller.lun]]\npassthrough = '/dev/sg0'",
+            "5:1: controller.lun.passthrough: not supported yet; remove it",
         ),
         (
             "{BOOT}{LUN}format = 'qcow2'",
@@ -95,10 +92,55 @@ fn lun_keys() {
             "{BOOT}{LUN}format = 'vmdk'",
             "6:10: controller.lun.format = \"vmdk\": no such choice; use \"raw\"",
         ),
+    ]);
+}
+
+#[test]
+fn options_of_a_disk() {
+    each_has_one_problem(&[
+        (
+            "{BOOT}{LUN}block_size = 1024",
+            "6:14: controller.lun.block_size = 1024: not a size of blocks that guests can use; \
+             write 512 or 4096",
+        ),
+        (
+            "{BOOT}{LUN}physical_block_size = 1000",
+            "6:23: controller.lun.physical_block_size = 1000: not a power of two; write 512 or \
+             1024",
+        ),
+        (
+            "{BOOT}{LUN}physical_block_size = '4M'",
+            "6:23: controller.lun.physical_block_size = \"4M\": out of range; write a power of two \
+             from 512 to \"2MiB\"",
+        ),
+        (
+            "{BOOT}{LUN}write_cache = 'none'",
+            "6:15: controller.lun.write_cache = \"none\": no such choice; use \"back\" or \
+             \"through\"",
+        ),
+        (
+            "{BOOT}{LUN}shared = 'everywhere'",
+            "6:10: controller.lun.shared = \"everywhere\": no such choice; use true, false or \
+             \"this-host-only\"",
+        ),
+        (
+            "{BOOT}{LUN}direct = 1",
+            "6:10: controller.lun.direct = 1: not a boolean; write true or false",
+        ),
+        (
+            "{BOOT}{LUN}discard = 'no'",
+            "6:11: controller.lun.discard = \"no\": not a boolean; write true or false",
+        ),
         (
             "{BOOT}{LUN}read_only = 'yes'",
             "6:13: controller.lun.read_only = \"yes\": not a boolean; write true or false",
         ),
+    ]);
+}
+
+#[test]
+fn names_of_a_disk() {
+    each_has_one_problem(&[
         (
             "{BOOT}{LUN}serial = 1234",
             "6:10: controller.lun.serial = 1234: not a string; write it in quotes",
@@ -129,11 +171,6 @@ fn lun_keys() {
              of at most 4 characters",
         ),
         (
-            "{BOOT}{LUN}write_cache = 'back'",
-            "6:1: controller.lun.write_cache: not supported yet; remove it",
-        ),
-        ("{BOOT}{LUN}shared = true", "6:1: controller.lun.shared: not supported yet; remove it"),
-        (
             "{BOOT}{LUN}readonly = true",
             "6:1: unknown key \"readonly\" in [[controller.lun]]: it would have no effect; did \
              you mean \"read_only\"?",
@@ -151,37 +188,149 @@ fn images_and_wwns() {
         ),
         (
             "{BOOT}[[controller]]\n[[controller.lun]]\nimage = 'odd.raw'",
-            "5:9: controller.lun.image = \"odd.raw\": the 1000 bytes of odd.raw are not a \
+            "5:9: controller.lun.image: the 1000 bytes of odd.raw are not a \
              multiple of 512; extend it, as with truncate -s %512 odd.raw",
         ),
         (
             "{BOOT}{LUN}[[controller.lun]]\nimage = './a.raw'",
             "7:9: controller.lun.image: ./a.raw: used already at line 5; give each LUN an image \
-             of its own",
+             of its own, or set shared and one wwn on both",
         ),
         (
             "{BOOT}{LUN}[[controller.lun]]\nimage = 'link.raw'",
             "7:9: controller.lun.image: link.raw: used already at line 5; give each LUN an image \
-             of its own",
+             of its own, or set shared and one wwn on both",
         ),
         (
             "{BOOT}{LUN}[[controller]]\n[[controller.lun]]\nimage = 'hard.raw'",
             "8:9: controller.lun.image: hard.raw: used already at line 5; give each LUN an image \
-             of its own",
+             of its own, or set shared and one wwn on both",
         ),
         (
             "{BOOT}{LUN}wwn = '5001438012345678'\n[[controller.lun]]\nimage = 'b.raw'\nwwn = \
              'naa.5001438012345678'",
-            "9:7: controller.lun.wwn naa.5001438012345678: used already at line 6; give each LUN \
-             a wwn of its own",
+            "9:7: controller.lun.wwn naa.5001438012345678: used already at line 6; give each \
+             medium a wwn of its own",
         ),
         (
             "{BOOT}{LUN}lun = 1\nwwn = '3e2f3c5c7e1fa9f9'\n[[controller.lun]]\nimage = \
              'b.raw'\nlun = 0",
-            "8:1: controller.lun.wwn naa.3e2f3c5c7e1fa9f9: used already at line 7; give each LUN \
-             a wwn of its own",
+            "8:1: controller.lun.wwn naa.3e2f3c5c7e1fa9f9: used already at line 7; give each \
+             medium a wwn of its own",
         ),
     ]);
+}
+
+#[test]
+fn options_that_contradict_each_other_name_both_places() {
+    each_has_one_problem(&[
+        (
+            "{BOOT}{LUN}block_size = 4096",
+            "6:14: controller.lun.block_size = 4096: the 512 bytes of the image at line 5 are not \
+             a multiple of 4096; extend it, as with truncate -s %4096 a.raw",
+        ),
+        (
+            "{BOOT}[[controller]]\n[[controller.lun]]\nphysical_block_size = 512\nblock_size = \
+             4096\nimage = 'pages.raw'",
+            "5:23: controller.lun.physical_block_size = 512: less than the block_size of 4096 at \
+             line 6; write 4096 or more",
+        ),
+        (
+            "{BOOT}{LUN}shared = true",
+            "6:10: controller.lun.shared: it has no wwn, and none can be derived that all who \
+             share it have; add wwn, the same wherever it is used",
+        ),
+    ]);
+}
+
+#[test]
+fn lun_with_format_and_block() {
+    let fixture = Fixture::new();
+    let text = format!("{BOOT}[[controller]]\n[[controller.lun]]\nformat = 'raw'\nblock = 'a.raw'");
+    let expected = [
+        "guest1.toml:5:10: controller.lun.format: an image has one, and line 6 has block; remove it",
+        "guest1.toml:6:9: controller.lun.block = \"a.raw\": a.raw is a regular file; name a block \
+         device",
+    ];
+    assert_eq!(fixture.problems(text), expected);
+}
+
+/// Two LUNs, each with an image, whether it is shared, its wwn, and what else it says.
+fn two(luns: [(&str, bool, &str, &str); 2]) -> String {
+    let lun = |(image, shared, wwn, more): (&str, bool, &str, &str)| {
+        format!("[[controller.lun]]\nimage = '{image}'\nshared = {shared}\nwwn = '{wwn}'\n{more}\n")
+    };
+    format!("{BOOT}[[controller]]\n{}{}", lun(luns[0]), lun(luns[1]))
+}
+
+#[test]
+fn shared_media() {
+    const A: &str = "5001438012345678";
+    const B: &str = "5001438012345679";
+    let fixture = Fixture::new();
+    fixture.good(&two([("a.raw", true, A, ""), ("hard.raw", true, A, "")]));
+    fixture.good(&two([("a.raw", true, A, ""), ("b.raw", true, B, "")]));
+    fixture.good(&two([("a.raw", true, A, "serial = 'S'"), ("a.raw", true, A, "serial = 'S'")]));
+    let a_raw = "9:9: controller.lun.image: a.raw: used already at line 5; ";
+    let own = "give each LUN an image of its own, or set shared and one wwn on both";
+    let wwn = "10:7: controller.lun.wwn naa.5001438012345678: used already at line 7; give each \
+               medium a wwn of its own";
+    for (luns, problem) in [
+        ([("a.raw", false, A, ""), ("a.raw", false, A, "")], format!("{a_raw}{own}")),
+        ([("a.raw", true, A, ""), ("a.raw", false, A, "")], format!("{a_raw}{own}")),
+        ([("a.raw", false, A, ""), ("a.raw", true, B, "")], format!("{a_raw}{own}")),
+        (
+            [("a.raw", true, A, ""), ("a.raw", true, B, "")],
+            format!("{a_raw}it has one identity: give both the same wwn and serial"),
+        ),
+        (
+            [("a.raw", true, A, ""), ("a.raw", true, A, "serial = 'S'")],
+            format!("{a_raw}it has one identity: give both the same wwn and serial"),
+        ),
+        (
+            [("pages.raw", true, A, ""), ("pages.raw", true, A, "block_size = 4096")],
+            format!("{a_raw}it has one size of blocks: give both the same block_size")
+                .replace("a.raw", "pages.raw"),
+        ),
+        ([("a.raw", true, A, ""), ("b.raw", true, A, "")], wwn.to_owned()),
+        ([("a.raw", false, A, ""), ("b.raw", false, A, "")], wwn.to_owned()),
+    ] {
+        // Without the empty line that stands for nothing more.
+        let text = two(luns).replace("\n\n", "\n");
+        let wanted = format!("guest1.toml:{problem}").replace("10:7: ", "11:7: ");
+        assert_eq!(fixture.problems(&text), [wanted], "{text}");
+    }
+}
+
+#[test]
+fn transports_have_places() {
+    let fixture = Fixture::new();
+    let many =
+        |count, keys: &str| format!("{BOOT}{}", format!("[[controller]]\n{keys}\n").repeat(count));
+    fixture.good(&many(248, ""));
+    fixture.good(&many(14, "transport = 'mmio'"));
+    for (count, keys, problem) in [
+        (
+            249,
+            "",
+            "499:1: [[controller]]: the 248 places of the PCI bus are taken; use fewer \
+             controllers with more LUNs each",
+        ),
+        (
+            16,
+            "transport = 'mmio'",
+            "31:1: [[controller]]: the 14 interrupt lines for MMIO are taken; use transport = \
+             \"pci\", or fewer controllers",
+        ),
+        (
+            62,
+            "request_queues = 64",
+            "123:1: [[controller]]: the 4056 MSI vectors of KVM are taken; use fewer \
+             controllers or fewer request_queues",
+        ),
+    ] {
+        assert_eq!(fixture.problems(many(count, keys)), [format!("guest1.toml:{problem}")]);
+    }
 }
 
 #[test]

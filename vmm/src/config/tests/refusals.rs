@@ -36,7 +36,7 @@ fn sections_and_keys() {
         ),
         ("{LUN}", "1:1: [boot]: missing; add it, with the kernel to boot"),
         ("boot = 'vmlinuz'\n{LUN}", "1:8: boot = \"vmlinuz\": not a table; write [boot]"),
-        ("[boot]\n{LUN}", "1:1: boot.kernel: missing; add the path of a bzImage"),
+        ("[boot]\n{LUN}", "1:1: boot.kernel: missing; add the path of a kernel"),
         ("[control]\nsocket = 'x'\n{BOOT}{LUN}", "1:2: control: not supported yet; remove it"),
         ("[sandbox]\n{BOOT}{LUN}", "1:2: sandbox: not supported yet; remove it"),
         ("{BOOT}{LUN}[[net]]\ntap = 'tap0'", "6:3: net: not supported yet; remove it"),
@@ -97,31 +97,38 @@ fn machine_keys() {
              optional iB)",
         ),
         (
-            "[machine]\nmemory_backing = 'hugepages'\n{BOOT}{LUN}",
-            "2:18: machine.memory_backing = \"hugepages\": not supported yet; use \"anonymous\"",
-        ),
-        (
             "[machine]\nmemory_backing = 'huge'\n{BOOT}{LUN}",
-            "2:18: machine.memory_backing = \"huge\": no such choice; use \"anonymous\"",
+            "2:18: machine.memory_backing = \"huge\": no such choice; use \"anonymous\" \
+             or \"prealloc\" or \"hugepages\"",
         ),
         (
-            "[machine]\non_reboot = 'restart'\n{BOOT}{LUN}",
-            "2:13: machine.on_reboot = \"restart\": not supported yet; use \"exit\"",
+            "[machine]\non_reboot = 'reboot'\n{BOOT}{LUN}",
+            "2:13: machine.on_reboot = \"reboot\": no such choice; use \"restart\" or \"exit\"",
         ),
         (
-            "[machine]\nstop_timeout = '60s'\n{BOOT}{LUN}",
-            "2:1: machine.stop_timeout: not supported yet; remove it",
+            "[machine]\non_crash = true\n{BOOT}{LUN}",
+            "2:12: machine.on_crash = true: no such choice; use \"exit\" or \"restart\"",
+        ),
+        (
+            "[machine]\nstop_timeout = 60\n{BOOT}{LUN}",
+            "2:16: machine.stop_timeout = 60: not a time; write a string such as \"60s\" (ms, s, \
+             m or h)",
+        ),
+        (
+            "[machine]\nstop_timeout = '25h'\n{BOOT}{LUN}",
+            "2:16: machine.stop_timeout = \"25h\": out of range; write a time from \"1ms\" to \
+             \"24h\"",
         ),
         (
             "[machine]\ncores = 2\n{BOOT}{LUN}",
             "2:1: unknown key \"cores\" in [machine]: it would have no effect; there are name, \
-             uuid, vcpus, memory, memory_backing, on_reboot, on_crash",
+             uuid, vcpus, memory, memory_backing, on_reboot, on_crash, stop_timeout",
         ),
     ]);
 }
 
 #[test]
-fn boot_and_console() {
+fn boot() {
     each_has_one_problem(&[
         (
             "[boot]\nkernel = 'none'\n{LUN}",
@@ -157,20 +164,58 @@ fn boot_and_console() {
              printable ASCII characters",
         ),
         (
-            "{BOOT}{LUN}[console]\nserial = 'null'",
-            "7:10: console.serial = \"null\": not supported yet; use \"stdio\"",
+            "[boot]\nkernel = 'a.raw'\n{LUN}",
+            "2:10: boot.kernel = \"a.raw\": a.raw cannot be booted: it is neither a bzImage \
+             nor an ELF file; name a bzImage or an ELF vmlinux for x86-64, not compressed",
         ),
+    ]);
+}
+
+#[test]
+fn console() {
+    each_has_one_problem(&[
         (
-            "{BOOT}{LUN}[console]\nserial = { socket = 's' }",
-            "7:10: console.serial = {…}: not supported yet; use \"stdio\"",
+            "{BOOT}{LUN}[console]\nserial = 'none'",
+            "7:10: console.serial = \"none\": no such choice; use \"stdio\", \"null\", \
+             { file = \"…\" } or { socket = \"…\" }",
         ),
         (
             "{BOOT}{LUN}[console]\nserial = { pipe = 's' }",
-            "7:10: console.serial = {…}: no such choice; use \"stdio\"",
+            "7:10: console.serial = {…}: no such choice; use \"stdio\", \"null\", \
+             { file = \"…\" } or { socket = \"…\" }",
         ),
         (
-            "{BOOT}{LUN}[console]\nserial = 5",
-            "7:10: console.serial = 5: no such choice; use \"stdio\"",
+            "{BOOT}{LUN}[console]\nserial = { file = 's', socket = 't' }",
+            "7:10: console.serial = {…}: no such choice; use \"stdio\", \"null\", \
+             { file = \"…\" } or { socket = \"…\" }",
+        ),
+        (
+            "{BOOT}{LUN}[console]\nserial = { file = 5 }",
+            "7:10: console.serial = {…}: not a string; write it in quotes",
+        ),
+        (
+            "{BOOT}{LUN}[console]\nserial = { file = '.' }",
+            "7:10: console.serial = {…}: . is a directory; name a file",
+        ),
+        (
+            "{BOOT}{LUN}[console]\nserial = { file = 'none/log' }",
+            "7:10: console.serial = {…}: none cannot be opened: no such file; create it, or \
+             correct the path",
+        ),
+        (
+            "{BOOT}{LUN}[console]\nserial = { socket = 'a.raw' }",
+            "7:10: console.serial = {…}: a.raw is a regular file; name a path where there is \
+             nothing yet",
+        ),
+        (
+            "{BOOT}{LUN}[console]\nserial = { socket = 'none/s' }",
+            "7:10: console.serial = {…}: none cannot be opened: no such file; create it, or \
+             correct the path",
+        ),
+        (
+            "{BOOT}{LUN}[console]\nserial = { file = 'link.raw' }",
+            "5:9: controller.lun.image: a.raw: used already at line 7; give each LUN an image of its own, or set shared \
+             and one wwn on both",
         ),
     ]);
 }
@@ -202,6 +247,39 @@ fn syntax() {
 }
 
 #[test]
+fn dotted_keys_and_inline_tables_have_their_places() {
+    each_has_one_problem(&[
+        (
+            "machine.vcpus = 0\n{BOOT}{LUN}",
+            "1:17: machine.vcpus = 0: out of range; write an integer from 1 to 64",
+        ),
+        (
+            "machine.cpus = 1\n{BOOT}{LUN}",
+            "1:9: unknown key \"cpus\" in [machine]: it would have no effect; did you mean \
+             \"vcpus\"?",
+        ),
+        (
+            "# é\nboot.initramfs = 'initramfs'\n{LUN}",
+            "2:1: boot.kernel: missing; add the path of a kernel",
+        ),
+        ("boot = { cmdline = 'x' }\n{LUN}", "1:8: boot.kernel: missing; add the path of a kernel"),
+        (
+            "controller = [{ lun = [{ image = 'a.raw' }, { }] }]\n{BOOT}",
+            "1:45: [[controller.lun]]: nothing holds its data; add image or block",
+        ),
+        (
+            "controller = [{ lun = [{ image = 'a.raw', lum = 1 }] }]\n{BOOT}",
+            "1:43: unknown key \"lum\" in [[controller.lun]]: it would have no effect; did you \
+             mean \"lun\"?",
+        ),
+        (
+            "{BOOT}[[controller]]\nlun = [{image = 'a.raw', rotational.x = true}]",
+            "4:26: controller.lun.rotational = {…}: not a boolean; write true or false",
+        ),
+    ]);
+}
+
+#[test]
 fn a_stem_that_is_no_name_asks_for_one() {
     let fixture = Fixture::new();
     let path = fixture.path("my guest.toml");
@@ -209,9 +287,9 @@ fn a_stem_that_is_no_name_asks_for_one() {
     let problem = "1:1: machine.name: missing, and the file's stem \"my guest\" cannot stand in \
                    for it; add name to [machine]";
     let expected = format!("{}:{problem}", path.display());
-    assert_eq!(super::load(&path).unwrap_err().to_string(), expected);
+    assert_eq!(super::load(&path, &super::plenty()).unwrap_err().to_string(), expected);
     std::fs::write(&path, format!("[machine]\nname = 'g'\n{BOOT}{LUN}")).unwrap();
-    assert!(super::load(&path).is_ok());
+    assert!(super::load(&path, &super::plenty()).is_ok());
 }
 
 #[test]
@@ -244,9 +322,9 @@ kernl = 'vmlinuz'
 [machine]
 vcpus = 0
 memory = '1MB'
-on_crash = 'restart'
+on_crash = 'stop'
 [console]
-serial = { file = 'log' }
+serial = { file = 'no/log' }
 ";
     let expected = [
         "guest1.toml:2:14: controller.queue_size = 100: not a power of two; write 64 or 128",
@@ -255,16 +333,18 @@ serial = { file = 'log' }
          no such file; create it, or correct the path",
         "guest1.toml:6:7: controller.lun.wwn = \"x\": not a WWN; \
          it must be 16 hex digits that begin with 2, 3 or 5, or 32 that begin with 6",
-        "guest1.toml:7:1: [[controller.lun]]: nothing holds its data; add an image",
-        "guest1.toml:9:1: boot.kernel: missing; add the path of a bzImage",
+        "guest1.toml:7:1: [[controller.lun]]: nothing holds its data; add image or block",
+        "guest1.toml:9:1: boot.kernel: missing; add the path of a kernel",
         "guest1.toml:10:1: unknown key \"kernl\" in [boot]: it would have no effect; \
          did you mean \"kernel\"?",
         "guest1.toml:12:9: machine.vcpus = 0: out of range; write an integer from 1 to 64",
         "guest1.toml:13:10: machine.memory = \"1MB\": not a size of less than 16 EiB; \
          write an integer of bytes, or a string such as \"512MiB\" (K, M, G or T, binary, \
          with an optional iB)",
-        "guest1.toml:14:12: machine.on_crash = \"restart\": not supported yet; use \"exit\"",
-        "guest1.toml:16:10: console.serial = {…}: not supported yet; use \"stdio\"",
+        "guest1.toml:14:12: machine.on_crash = \"stop\": no such choice; use \"exit\" or \
+         \"restart\"",
+        "guest1.toml:16:10: console.serial = {…}: no cannot be opened: no such file; create it, \
+         or correct the path",
     ];
     assert_eq!(fixture.problems(text), expected);
 }

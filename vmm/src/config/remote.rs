@@ -1,0 +1,135 @@
+//! Whether other hosts may reach a medium, by the file system or the transport that it is on.
+//!
+//! What guests of this host share is kept by this host alone, so a medium that others reach needs
+//! somebody to vouch for them. This file must not know what sharing means.
+
+use std::ffi::CString;
+use std::fs;
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::files::FileId;
+
+/// File systems of networks and clusters by their magic numbers (linux/magic.h,
+/// linux/gfs2_ondisk.h; the last three are in no header of Linux). FUSE may be anything.
+const FILE_SYSTEMS: [(u32, &str); 15] = [
+    (0x6969, "NFS"),
+    (0x517b, "SMB"),
+    (0xff53_4d42, "CIFS"),
+    (0xfe53_4d42, "SMB"),
+    (0x00c3_6400, "Ceph"),
+    (0x7461_636f, "OCFS2"),
+    (0x0116_1970, "GFS2"),
+    (0x5346_414f, "AFS"),
+    (0x6b41_4653, "AFS"),
+    (0x7375_7245, "Coda"),
+    (0x0102_1997, "9P"),
+    (0x6573_5546, "FUSE"),
+    (0x0bd0_0bd0, "Lustre"),
+    (0x4750_4653, "GPFS"),
+    (0x1983_0326, "BeeGFS"),
+];
+/// Parts of a device's path in sysfs that tell its transport.
+const TRANSPORTS: [(&str, &str); 6] = [
+    ("/rport-", "Fibre Channel"),
+    ("/session", "iSCSI"),
+    ("/nvme-fabrics/", "NVMe over Fabrics"),
+    ("/block/nbd", "NBD"),
+    ("/block/rbd", "Ceph"),
+    ("/block/drbd", "DRBD"),
+];
+/// How deep device-mapper and md devices are followed.
+const DEPTH: usize = 8;
+
+/// What other hosts may reach the medium at `path` by, if there is such a thing.
+pub(super) fn reach(path: &Path, id: FileId) -> Option<&'static str> {
+    match id {
+        FileId::File(..) => {
+            let magic = file_system(path)?;
+            FILE_SYSTEMS.iter().find(|(number, _)| *number == magic).map(|(_, name)| *name)
+        }
+        FileId::Device(number) => {
+            let number = format!("{}:{}", libc::major(number), libc::minor(number));
+            transport(&Path::new("/sys/dev/block").join(number), DEPTH)
+        }
+    }
+}
+
+/// The magic number of the file system that `path` is on.
+#[expect(unsafe_code, reason = "statfs")]
+fn file_system(path: &Path) -> Option<u32> {
+    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
+    let mut answer = MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: `path` ends with a NUL, and `answer` is a statfs to fill in.
+    if unsafe { libc::statfs(path.as_ptr(), answer.as_mut_ptr()) } != 0 {
+        return None;
+    }
+    // SAFETY: the kernel filled it in.
+    let answer = unsafe { answer.assume_init() };
+    // The numbers are 32-bit wide, and some architectures sign-extend them.
+    u32::try_from(answer.f_type & 0xffff_ffff).ok()
+}
+
+/// The transport to other hosts of the block device at `device` in sysfs, or of one that it is
+/// made of.
+fn transport(device: &Path, depth: usize) -> Option<&'static str> {
+    let device = fs::canonicalize(device).ok()?;
+    let path = device.to_string_lossy();
+    let own = TRANSPORTS.iter().find(|(part, _)| path.contains(part)).map(|(_, name)| *name);
+    own.or_else(|| {
+        let slaves = fs::read_dir(device.join("slaves")).ok()?;
+        let deeper = depth.checked_sub(1)?;
+        slaves.flatten().find_map(|slave| transport(&slave.path(), deeper))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn the_file_system_of_proc_is_known_and_local() {
+        const PROC_SUPER_MAGIC: u32 = 0x9fa0;
+        assert_eq!(file_system(Path::new("/proc/self/stat")), Some(PROC_SUPER_MAGIC));
+        assert_eq!(reach(Path::new("/proc/self/stat"), FileId::File(0, 0)), None);
+        assert_eq!(file_system(Path::new("/nonexistent")), None);
+    }
+
+    #[test]
+    fn a_device_is_remote_by_its_transport_or_by_what_it_is_made_of() {
+        let sys = TempDir::new().unwrap();
+        let device = |path: &str, slaves: &[&str]| {
+            let path = sys.path().join(path);
+            fs::create_dir_all(path.join("slaves")).unwrap();
+            for slave in slaves {
+                let name = Path::new(slave).file_name().unwrap();
+                symlink(sys.path().join(slave), path.join("slaves").join(name)).unwrap();
+            }
+        };
+        device("platform/host3/session1/target3:0:0/3:0:0:0/block/sda", &[]);
+        device("pci/host5/rport-5:0-2/target5:0:0/5:0:0:1/block/sdb", &[]);
+        device("pci/ata1/host0/target0:0:0/0:0:0:0/block/sdc", &[]);
+        device("virtual/nvme-fabrics/ctl/nvme0/nvme0n1", &[]);
+        device("virtual/block/dm-0", &["pci/ata1/host0/target0:0:0/0:0:0:0/block/sdc"]);
+        device("virtual/block/dm-1", &["pci/host5/rport-5:0-2/target5:0:0/5:0:0:1/block/sdb"]);
+        device("virtual/block/dm-2", &["virtual/block/dm-0", "virtual/block/dm-1"]);
+        device("virtual/block/dm-3", &["virtual/block/dm-3"]);
+        for (path, expected) in [
+            ("platform/host3/session1/target3:0:0/3:0:0:0/block/sda", Some("iSCSI")),
+            ("pci/host5/rport-5:0-2/target5:0:0/5:0:0:1/block/sdb", Some("Fibre Channel")),
+            ("pci/ata1/host0/target0:0:0/0:0:0:0/block/sdc", None),
+            ("virtual/nvme-fabrics/ctl/nvme0/nvme0n1", Some("NVMe over Fabrics")),
+            ("virtual/block/dm-0", None),
+            ("virtual/block/dm-2", Some("Fibre Channel")),
+            ("virtual/block/dm-3", None),
+            ("virtual/block/none", None),
+        ] {
+            assert_eq!(transport(&sys.path().join(path), DEPTH), expected, "{path}");
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What is said where the host cannot give what a configuration asks for.
+
+use super::{BOOT, Fixture, LUN, plenty};
+use crate::host::{Descriptors, Host, Kvm, Memory, NoKvm};
+
+/// Each text has exactly one problem on the host beside it.
+fn each_has_one_problem(cases: &[(Host, &str, &str)]) {
+    let fixture = Fixture::new();
+    for (host, text, problem) in cases {
+        let text = text.replace("{BOOT}", BOOT).replace("{LUN}", LUN);
+        assert_eq!(fixture.problems_on(host, &text), [*problem], "{text}");
+        fixture.good(&text);
+    }
+}
+
+#[test]
+fn kvm() {
+    let no = NoKvm { why: "is away".into(), remedy: "bring it back" };
+    let small = Kvm { vcpus: 4, physical_bits: 36 };
+    each_has_one_problem(&[
+        (Host { kvm: Err(no), ..plenty() }, "{BOOT}{LUN}", "/dev/kvm: is away; bring it back"),
+        (
+            Host { kvm: Ok(small), ..plenty() },
+            "[machine]\nvcpus = 5\n{BOOT}{LUN}",
+            "guest1.toml:2:9: machine.vcpus = 5: more than this host's KVM has; write 4 or less",
+        ),
+        (
+            Host { kvm: Ok(small), ..plenty() },
+            "[machine]\nmemory = '64G'\n{BOOT}{LUN}",
+            "guest1.toml:2:10: machine.memory: more than 36 physical address bits of this host's \
+             vCPUs reach; give the machine less",
+        ),
+    ]);
+}
+
+#[test]
+fn memory() {
+    let with = |available, huge_page, huge_pages| Host {
+        memory: Some(Memory { available, huge_page, huge_pages }),
+        ..plenty()
+    };
+    each_has_one_problem(
+        &[
+            (
+                with(1 << 29, 0, 0),
+                "[machine]\nmemory = '1G'\nmemory_backing = 'prealloc'\n{BOOT}{LUN}",
+                "guest1.toml:3:18: machine.memory_backing: the host has 512 MiB left, and memory is \
+             1024 MiB; give the machine less, or use \"anonymous\"",
+            ),
+            (
+                with(1 << 40, 0, 0),
+                "[machine]\nmemory_backing = 'hugepages'\n{BOOT}{LUN}",
+                "guest1.toml:2:18: machine.memory_backing: the host has no huge pages; use \
+             \"anonymous\" or \"prealloc\"",
+            ),
+            (
+                with(1 << 40, 2 << 20, 255),
+                "[machine]\nmemory_backing = 'hugepages'\n{BOOT}{LUN}",
+                "guest1.toml:2:18: machine.memory_backing: memory takes 256 huge pages of 2 MiB, and \
+             255 are free; raise vm.nr_hugepages, or use \"anonymous\"",
+            ),
+            (
+                with(1 << 40, 1 << 30, 9),
+                "[machine]\nmemory_backing = 'hugepages'\nmemory = '2G'\n{BOOT}{LUN}",
+                "",
+            ),
+        ][..3],
+    );
+    let fixture = Fixture::new();
+    let odd = format!("[machine]\nmemory_backing = 'hugepages'\nmemory = '65M'\n{BOOT}{LUN}");
+    assert_eq!(
+        fixture.problems(odd),
+        ["guest1.toml:2:18: machine.memory_backing: memory at line 3 is not a multiple of \
+             their 2 MiB; write memory = \"66MiB\""]
+    );
+}
+
+#[test]
+fn descriptors() {
+    let few = Host { descriptors: Descriptors { limit: 60, open: 3 }, ..plenty() };
+    each_has_one_problem(&[(
+        few,
+        "{BOOT}{LUN}",
+        "file descriptors: the guest needs 65, and this process may have 60; raise the hard \
+         limit (ulimit -Hn), or give the guest fewer LUNs, controllers or request queues",
+    )]);
+}
+
+#[test]
+fn what_the_host_lacks_comes_after_what_is_wrong_in_the_file() {
+    let no = NoKvm { why: "is away".into(), remedy: "bring it back" };
+    let bad = Host { kvm: Err(no), ..plenty() };
+    let problems = Fixture::new().problems_on(&bad, format!("{BOOT}{LUN}lun = -1\n"));
+    assert_eq!(problems.len(), 2);
+    assert!(problems[0].starts_with("guest1.toml:6:7: "), "{problems:?}");
+    assert!(problems[1].starts_with("/dev/kvm: "), "{problems:?}");
+}
