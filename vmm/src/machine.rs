@@ -589,6 +589,22 @@ mod tests {
     }
 
     #[test]
+    fn the_reset_vector_resets() {
+        // The second processor, in real mode, jumps to F000:FFF0, as Linux does.
+        let code = [
+            0xc7, 0x04, 0x25, 0, 0, 9, 0, 0xea, 0xf0, 0xff, 0, // mov dword [90000h], jmp
+            0xc6, 0x04, 0x25, 4, 0, 9, 0, 0xf0, // mov byte [90004h], of F000:FFF0
+            0xbf, 0x00, 0x03, 0xe0, 0xfe, // mov edi, fee00300h: the ICR
+            0xc7, 0x07, 0x00, 0x45, 0x0c, 0, // INIT to all but self
+            0xc7, 0x07, 0x90, 0x46, 0x0c, 0, // start-up at 90000h
+            0xeb, 0xfe, // jmp $
+        ];
+        let Some((mut machine, _bytes)) = machine(&code, 2) else { return };
+        machine.start().unwrap();
+        assert_eq!(wait(&machine), Exit::Reset);
+    }
+
+    #[test]
     fn a_triple_fault_is_a_crash_that_names_the_vcpu() {
         // ud2, with an empty IDT.
         let Some((exit, _)) = run(&[0x0f, 0x0b]) else { return };

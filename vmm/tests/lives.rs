@@ -5,6 +5,7 @@ mod common;
 use std::fs;
 use std::io::{BufReader, Write};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use arch::layout;
 use nix::sys::signal::Signal;
@@ -134,12 +135,14 @@ fn a_panic_is_exit_3_and_one_that_a_crash_kernel_handles_is_not() {
 fn a_crash_starts_the_guest_again_after_a_pause_where_it_is_told_to() {
     let life = [&out(layout::COM1, b'x')[..], &TRIPLE_FAULT].concat();
     let Some(guest) = Guest::with(&life, "on_crash = \"restart\"") else { return };
+    let start = Instant::now();
     let mut child = guest.start();
     let mut stdout = child.stdout.take().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     wait_for_byte(&mut stdout, b'x');
     wait_for_line(&mut stderr, "the guest crashed, and starts again in 1s: vcpu-0: triple fault");
     wait_for_byte(&mut stdout, b'x');
+    assert!(start.elapsed() >= Duration::from_secs(1));
     wait_for_line(&mut stderr, "the guest crashed, and starts again in 2s: vcpu-0: triple fault");
     // Nobody has to wait for the next life to end it all.
     send(&child, Signal::SIGTERM);

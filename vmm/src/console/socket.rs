@@ -6,7 +6,6 @@
 
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::Shutdown;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -44,11 +43,10 @@ impl Seat {
         *self.lock() = Some(Arc::new(stream));
     }
 
-    /// Sees `client` off, and wakes the other thread if that waits for it.
+    /// Sees `client` off, unless that has been done. A thread that still waits for it hears from
+    /// the host that it is gone.
     fn vacate(&self, client: &Arc<UnixStream>) {
         self.lock().take_if(|current| Arc::ptr_eq(current, client));
-        // It may be gone in every respect.
-        let _ = client.shutdown(Shutdown::Both);
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Arc<UnixStream>>> {

@@ -2,11 +2,11 @@
 //! them.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, Read};
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use arch::layout;
@@ -76,7 +76,12 @@ impl Guest {
 
     /// Runs it to its end.
     pub fn run(&self) -> Output {
-        self.command().stdin(Stdio::null()).output().unwrap()
+        let stdout = File::create(self.path("stdout")).unwrap();
+        let mut child = Process::start(self.command().stdin(Stdio::null()).stdout(stdout));
+        let status = wait(&mut child);
+        let mut stderr = Vec::new();
+        child.stderr.as_mut().unwrap().read_to_end(&mut stderr).unwrap();
+        Output { status, stdout: fs::read(self.path("stdout")).unwrap(), stderr }
     }
 
     /// Starts it with pipes.
@@ -162,19 +167,23 @@ pub fn send(child: &Process, signal: Signal) {
 
 /// Waits for the end; gives the exit status and what went to stderr.
 pub fn end(mut child: Process) -> (Option<i32>, String) {
-    let start = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        assert!(start.elapsed() < LIMIT, "vmm does not end");
-        std::thread::sleep(Duration::from_millis(5));
-    };
+    let status = wait(&mut child);
     let mut stderr = String::new();
     if let Some(mut pipe) = child.stderr.take() {
         pipe.read_to_string(&mut stderr).unwrap();
     }
     (status.code(), stderr)
+}
+
+fn wait(child: &mut Process) -> ExitStatus {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        assert!(start.elapsed() < LIMIT, "vmm does not end");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 pub fn stderr(output: &Output) -> String {
