@@ -584,3 +584,23 @@ fn what_is_sent_during_a_reset_runs_after_it() {
     let response = host.get(response_at(OTHER), RESPONSE as usize);
     assert_eq!((response[10], response[12 + 12], response[12 + 13]), (2, 0x29, 3));
 }
+
+#[test]
+fn what_changes_how_commands_are_carried_out_runs_alone() {
+    let mut scene = Scene::new(State::InPool, LONG);
+    let host = &mut scene.host;
+    let stop = command(LUN, &[0x1b, 0, 0, 0, 0, 0]);
+    let ready = command(LUN, &[0; 6]);
+    let segments = host.place(0, &stop, &[], 0);
+    host.request.push_indirect(0, &segments);
+    let segments = host.place(1, &ready, &[], 0);
+    host.request.push_indirect(1, &segments);
+    host.kick(REQUEST);
+    does_nothing(host, REQUEST);
+    scene.stall.release();
+    assert_eq!(ended(host, PLACE), 0, "the READ that began before ends as if nothing was");
+    assert_eq!(host.get(response_at(PLACE), 12)[10], 0);
+    assert_eq!(ended(host, 0), 0);
+    assert_eq!(ended(host, 1), 0);
+    assert_eq!(host.get(response_at(1), 12)[10], 2, "the disk is stopped");
+}

@@ -65,6 +65,9 @@ pub struct Opcode {
     pub medium: Medium,
     /// Whether a pending unit attention lets it pass (SAM-6, Unit attention conditions).
     pub attention_exempt: bool,
+    /// Whether it changes how other commands are carried out, so that none may run beside it:
+    /// a write that began with a write cache must not end without.
+    pub alone: bool,
 }
 
 /// What a command does to the medium.
@@ -94,7 +97,23 @@ static FIRST: [u8; 256] = {
     first
 };
 
+/// The opcodes of which some row is [`Opcode::alone`].
+static ALONE: [bool; 256] = {
+    let mut alone = [false; 256];
+    let mut index = 0;
+    while index < OPCODES.len() {
+        alone[OPCODES[index].opcode as usize] |= OPCODES[index].alone;
+        index += 1;
+    }
+    alone
+};
+
 impl Opcode {
+    /// Whether no other command may run beside `cdb`.
+    pub fn runs_alone(cdb: &Cdb) -> bool {
+        ALONE[usize::from(cdb.opcode())]
+    }
+
     /// The row of `cdb`.
     ///
     /// # Errors

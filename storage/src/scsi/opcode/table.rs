@@ -16,9 +16,9 @@ pub static OPCODES: &[Opcode] = &[
     accesses(row(0x08, "READ(6)", Operation::Read, TRANSFER_6)),
     modifies(row(0x0a, "WRITE(6)", Operation::Write, TRANSFER_6)),
     exempt(row(0x12, "INQUIRY", Operation::Inquiry, &[0, 1, ALL, ALL, ALL, CONTROL])),
-    row(0x15, "MODE SELECT(6)", Operation::ModeSelect, &[0, 0x13, 0, 0, ALL, CONTROL]),
+    alone(row(0x15, "MODE SELECT(6)", Operation::ModeSelect, &[0, 0x13, 0, 0, ALL, CONTROL])),
     row(0x1a, "MODE SENSE(6)", Operation::ModeSense, &[0, 0x08, ALL, ALL, ALL, CONTROL]),
-    row(0x1b, "START STOP UNIT", Operation::StartStopUnit, &[0, 0, 0, 0x0f, 0xf7, CONTROL]),
+    alone(row(0x1b, "START STOP UNIT", Operation::StartStopUnit, &[0, 0, 0, 0x0f, 0xf7, CONTROL])),
     row(
         0x25,
         "READ CAPACITY(10)",
@@ -31,7 +31,7 @@ pub static OPCODES: &[Opcode] = &[
     accesses(row(0x35, "SYNCHRONIZE CACHE(10)", Operation::SynchronizeCache, SYNC_10)),
     modifies(row(0x41, "WRITE SAME(10)", Operation::WriteSame, TRANSFER_10)),
     modifies(row(0x42, "UNMAP", Operation::Unmap, &[0, 1, 0, 0, 0, 0, 0, ALL, ALL, CONTROL])),
-    row(0x55, "MODE SELECT(10)", Operation::ModeSelect, MODE_SELECT_10),
+    alone(row(0x55, "MODE SELECT(10)", Operation::ModeSelect, MODE_SELECT_10)),
     row(0x5a, "MODE SENSE(10)", Operation::ModeSense, MODE_SENSE_10),
     accesses(row(0x88, "READ(16)", Operation::Read, TRANSFER_16)),
     modifies(row(0x8a, "WRITE(16)", Operation::Write, TRANSFER_16)),
@@ -133,6 +133,7 @@ const fn row(opcode: u8, name: &'static str, operation: Operation, usage: &'stat
         usage,
         medium: Medium::Untouched,
         attention_exempt: false,
+        alone: false,
     }
 }
 
@@ -146,6 +147,10 @@ const fn modifies(row: Opcode) -> Opcode {
 
 const fn exempt(row: Opcode) -> Opcode {
     Opcode { attention_exempt: true, ..row }
+}
+
+const fn alone(row: Opcode) -> Opcode {
+    Opcode { alone: true, ..row }
 }
 
 const fn action(service_action: u8, row: Opcode) -> Opcode {

@@ -15,6 +15,7 @@ use super::management::{Management, Order};
 use super::{gauntlet, responders};
 use crate::engine::IoContext;
 use crate::lun::Submitted;
+use crate::scsi::opcode::Opcode;
 use crate::task::{Answer, Response, ServiceResponse, Task, TaskAttribute, Ticket};
 
 /// The way in and out.
@@ -53,9 +54,12 @@ impl Lane {
 
     /// Takes `task` for `address`. Every answer, also one that comes at once, goes through
     /// [`Lane::settle`].
-    pub fn submit(&mut self, address: LunAddress, task: Task, io: &mut IoContext) -> Submitted {
+    pub fn submit(&mut self, address: LunAddress, mut task: Task, io: &mut IoContext) -> Submitted {
         if self.bus.generation() != self.generation {
             self.refresh();
+        }
+        if Opcode::runs_alone(&task.cdb) {
+            task.attribute = TaskAttribute::Ordered;
         }
         self.route(address, task, io)
     }
