@@ -253,6 +253,14 @@ struct Scene {
     _pipe: Option<File>,
 }
 
+impl Drop for Scene {
+    /// Lets the device end whatever a test that failed has left in it.
+    fn drop(&mut self) {
+        self.stall.release();
+        self.other.release();
+    }
+}
+
 impl Scene {
     fn new(state: State, tmf_timeout: Duration) -> Scene {
         let (stall, other) = (Arc::<Stall>::default(), Arc::<Stall>::default());
