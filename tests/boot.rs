@@ -135,7 +135,7 @@ impl Thin {
             "zeroout",
             "zeroout-zero",
         ]);
-        seen.assert_has("unmap-beyond", &["Logical block address out of range"]);
+        seen.assert_has("unmap-beyond", &["LBA out of range"]);
         let Thin(image) = self;
         for (mib, count) in [(1, 2), (6, 1), (8, 1)] {
             assert!(image.is_hole(mib * MIB, count * MIB)?, "{count} MiB at {mib} are a hole");
