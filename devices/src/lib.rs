@@ -8,5 +8,6 @@ pub mod interrupt;
 pub mod pci;
 pub mod platform;
 pub mod pm;
+pub mod pvpanic;
 pub mod serial;
 pub mod virtio;

@@ -2,9 +2,10 @@
 //!
 //! The registers are vm-superio's (National Semiconductor PC16550D). This file gives them a lock,
 //! an interrupt and a way to wait for room in the receive FIFO; it knows neither where the bytes
-//! go nor who types them. Two deviations from the chip are deliberate: output never waits, and
-//! the receive FIFO is not cleared by the FIFO control register, so that what was piped into a
-//! console before the guest opened it still arrives.
+//! go nor who types them. Three deviations from the chip are deliberate: output never waits, the
+//! receive FIFO is not cleared by the FIFO control register, and nothing is received before the
+//! guest listens. So what was piped into a console before the guest opened it still arrives: a
+//! driver that probes a port, or sets it up, reads and drops what has been received.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -19,10 +20,60 @@ use crate::bus::BusDevice;
 /// The number of I/O ports.
 pub const PORTS: u64 = 8;
 
+const INTERRUPT_ENABLE: u8 = 1;
+const RECEIVED_DATA_AVAILABLE: u8 = 1;
+const LINE_CONTROL: u8 = 3;
+const DIVISOR_LATCH: u8 = 0x80;
 const MODEM_CONTROL: u8 = 4;
+const LINE_STATUS: u8 = 5;
 
 /// A COM port.
-pub struct Serial(Mutex<Uart<Irq, Room, Box<dyn Write + Send>>>);
+pub struct Serial(Mutex<Port>);
+
+struct Port {
+    uart: Uart<Irq, Room, Box<dyn Write + Send>>,
+    listener: Listener,
+}
+
+/// Whether the guest listens: from the day on which it enables the interrupt for received data or
+/// polls for it.
+#[derive(Debug, Default)]
+struct Listener {
+    listens: bool,
+    /// The interrupt is enabled, and no other register was accessed since. Linux's probe enables it
+    /// to see whether the register is there, and disables it at once.
+    enabled: bool,
+    divisor_latch: bool,
+    /// How often the guest has read the line status with nothing else in between.
+    polls: u32,
+}
+
+impl Listener {
+    /// Who reads the line status so often in a row waits for data: output never has to wait.
+    const POLLS: u32 = 16;
+
+    fn on_read(&mut self, register: u8) {
+        self.polls = if register == LINE_STATUS { self.polls.saturating_add(1) } else { 0 };
+        self.conclude(register);
+    }
+
+    fn on_write(&mut self, register: u8, value: u8) {
+        self.polls = 0;
+        match register {
+            LINE_CONTROL => self.divisor_latch = value & DIVISOR_LATCH != 0,
+            INTERRUPT_ENABLE if !self.divisor_latch => {
+                self.enabled = value & RECEIVED_DATA_AVAILABLE != 0;
+            }
+            _ => {}
+        }
+        self.conclude(register);
+    }
+
+    fn conclude(&mut self, accessed: u8) {
+        let kept = self.enabled && accessed != INTERRUPT_ENABLE;
+        self.listens |= kept || self.polls >= Self::POLLS;
+    }
+}
 
 impl Serial {
     /// A port that interrupts through `irq` and writes what the guest sends to `output`, byte by
@@ -30,16 +81,20 @@ impl Serial {
     /// guest.
     ///
     /// `room` is signalled whenever the receive FIFO may have got room: when the guest drained
-    /// it, or left the loopback mode in which nothing is received.
+    /// it, began to listen, or left the loopback mode in which nothing is received.
     #[must_use]
     pub fn new(irq: EventFd, room: EventFd, output: Box<dyn Write + Send>) -> Serial {
-        Serial(Mutex::new(Uart::with_events(Irq(irq), Room(room), output)))
+        let uart = Uart::with_events(Irq(irq), Room(room), output);
+        Serial(Mutex::new(Port { uart, listener: Listener::default() }))
     }
 
     /// Puts as many of `bytes` into the receive FIFO as it takes, and returns their number. The
     /// rest may be offered again after `room` was signalled.
     pub fn enqueue(&self, bytes: &[u8]) -> usize {
-        let mut uart = self.uart();
+        let Port { uart, listener } = &mut *self.port();
+        if !listener.listens {
+            return 0;
+        }
         let before = uart.fifo_capacity();
         // An error after the bytes went in only says that the interrupt was lost.
         match uart.enqueue_raw_bytes(bytes) {
@@ -48,27 +103,47 @@ impl Serial {
         }
     }
 
-    fn uart(&self) -> MutexGuard<'_, Uart<Irq, Room, Box<dyn Write + Send>>> {
+    fn port(&self) -> MutexGuard<'_, Port> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Port {
+    fn read(&mut self, register: u8) -> u8 {
+        self.observe(|listener| listener.on_read(register));
+        self.uart.read(register)
+    }
+
+    fn write(&mut self, register: u8, value: u8) {
+        // What the host does with its output is no affair of the guest's.
+        let _ = self.uart.write(register, value);
+        self.observe(|listener| listener.on_write(register, value));
+        if register == MODEM_CONTROL {
+            self.uart.events().in_buffer_empty();
+        }
+    }
+
+    fn observe(&mut self, access: impl FnOnce(&mut Listener)) {
+        let before = self.listener.listens;
+        access(&mut self.listener);
+        if self.listener.listens && !before {
+            self.uart.events().in_buffer_empty();
+        }
     }
 }
 
 impl BusDevice for Serial {
     fn read(&self, offset: u64, data: &mut [u8]) {
-        let mut uart = self.uart();
+        let mut port = self.port();
         for (offset, byte) in (offset..=u64::MAX).zip(data) {
-            *byte = register(offset).map_or(0xff, |register| uart.read(register));
+            *byte = register(offset).map_or(0xff, |register| port.read(register));
         }
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
-        let mut uart = self.uart();
+        let mut port = self.port();
         for (register, byte) in (offset..=u64::MAX).map_while(register).zip(data) {
-            // What the host does with its output is no affair of the guest's.
-            let _ = uart.write(register, *byte);
-            if register == MODEM_CONTROL {
-                uart.events().in_buffer_empty();
-            }
+            port.write(register, *byte);
         }
     }
 }
@@ -115,9 +190,7 @@ mod tests {
     use std::sync::Arc;
     use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
-    const DATA: u64 = 0;
-    const INTERRUPT_ENABLE: u64 = 1;
-    const LINE_STATUS: u64 = 5;
+    const DATA: u8 = 0;
     const DATA_READY: u8 = 1;
     const LOOPBACK: u8 = 0x10;
 
@@ -147,24 +220,34 @@ mod tests {
         }
     }
 
-    struct Port {
+    struct TestPort {
         serial: Serial,
         irq: EventFd,
         room: EventFd,
     }
 
-    fn port(output: Box<dyn Write + Send>) -> Port {
+    fn port(output: Box<dyn Write + Send>) -> TestPort {
         let irq = EventFd::new(EFD_NONBLOCK).unwrap();
         let room = EventFd::new(EFD_NONBLOCK).unwrap();
         let serial = Serial::new(irq.try_clone().unwrap(), room.try_clone().unwrap(), output);
-        Port { serial, irq, room }
+        TestPort { serial, irq, room }
     }
 
-    impl Port {
-        fn read(&self, offset: u64) -> u8 {
+    impl TestPort {
+        fn read(&self, register: u8) -> u8 {
             let mut data = [0];
-            self.serial.read(offset, &mut data);
+            self.serial.read(register.into(), &mut data);
             data[0]
+        }
+
+        fn write(&self, register: u8, value: u8) {
+            self.serial.write(register.into(), &[value]);
+        }
+
+        /// As a driver does that opens the port.
+        fn listen(&self) {
+            self.write(INTERRUPT_ENABLE, 1);
+            self.write(LINE_CONTROL, 3);
         }
     }
 
@@ -173,7 +256,7 @@ mod tests {
         let output = Output::default();
         let port = port(Box::new(output.clone()));
         for byte in b"vmm" {
-            port.serial.write(DATA, &[*byte]);
+            port.write(DATA, *byte);
         }
         assert_eq!(*output.0.lock().unwrap(), b"vmm");
     }
@@ -181,17 +264,18 @@ mod tests {
     #[test]
     fn an_output_that_fails_does_not_hold_up_the_guest() {
         let port = port(Box::new(Broken));
-        port.serial.write(INTERRUPT_ENABLE, &[2]);
+        port.write(INTERRUPT_ENABLE, 2);
         port.irq.read().unwrap();
         port.read(2);
-        port.serial.write(DATA, b"x");
+        port.write(DATA, b'x');
         assert_eq!(port.irq.read().unwrap(), 1, "the transmitter is empty again");
     }
 
     #[test]
     fn the_fifo_takes_what_fits_and_tells_when_there_is_room() {
         let port = port(Box::new(io::sink()));
-        port.serial.write(INTERRUPT_ENABLE, &[1]);
+        port.listen();
+        port.room.read().unwrap();
         let input: Vec<u8> = (0..100).collect();
         let taken = port.serial.enqueue(&input);
         assert!((16..100).contains(&taken), "{taken}");
@@ -209,12 +293,54 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_received_before_the_guest_listens() {
+        let port = port(Box::new(io::sink()));
+        assert_eq!(port.serial.enqueue(b"early"), 0);
+        // What Linux does to find out what is there (8250_port.c, autoconfig), and to open it.
+        for value in [0, 0x0f, 0] {
+            port.write(INTERRUPT_ENABLE, value);
+            port.read(INTERRUPT_ENABLE);
+        }
+        port.write(LINE_CONTROL, DIVISOR_LATCH);
+        port.write(INTERRUPT_ENABLE, 1);
+        port.write(LINE_CONTROL, 3);
+        for register in [LINE_STATUS, DATA, 2, 6, LINE_STATUS, DATA, 2, 6] {
+            assert_eq!(port.serial.enqueue(b"early"), 0);
+            port.read(register);
+        }
+        let _ = port.room.read();
+        port.listen();
+        assert!(port.room.read().is_ok());
+        assert_eq!(port.serial.enqueue(b"early"), 5);
+        // While it prints, the driver of Linux masks its interrupts.
+        port.write(INTERRUPT_ENABLE, 0);
+        assert_eq!(port.serial.enqueue(b"late"), 4);
+    }
+
+    #[test]
+    fn a_guest_that_polls_listens() {
+        let port = port(Box::new(io::sink()));
+        // One that prints looks each time whether it may.
+        for byte in b"printing, and not listening" {
+            port.read(LINE_STATUS);
+            port.write(DATA, *byte);
+        }
+        assert_eq!(port.serial.enqueue(b"x"), 0);
+        for _ in 0..Listener::POLLS {
+            port.read(LINE_STATUS);
+        }
+        assert!(port.room.read().is_ok());
+        assert_eq!(port.serial.enqueue(b"x"), 1);
+    }
+
+    #[test]
     fn leaving_loopback_tells_that_there_is_room() {
         let port = port(Box::new(io::sink()));
-        port.serial.write(MODEM_CONTROL.into(), &[LOOPBACK]);
+        port.listen();
+        port.write(MODEM_CONTROL, LOOPBACK);
         assert_eq!(port.serial.enqueue(b"lost?"), 0);
         let _ = port.room.read();
-        port.serial.write(MODEM_CONTROL.into(), &[0]);
+        port.write(MODEM_CONTROL, 0);
         assert!(port.room.read().is_ok());
         assert_eq!(port.serial.enqueue(b"lost?"), 5);
     }

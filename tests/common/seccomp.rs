@@ -1,4 +1,4 @@
-//! A host on which io_uring is not allowed, as in many containers.
+//! Hosts on which a system call fails.
 #![expect(unsafe_code, reason = "prctl, and code between fork and exec")]
 
 use std::io;
@@ -7,23 +7,29 @@ use std::process::Command;
 
 use libc::{sock_filter, sock_fprog};
 
-/// Makes io_uring_setup fail with EPERM in `command`.
+/// Makes io_uring_setup fail with EPERM in `command`, as in many containers.
 pub fn forbid_io_uring(command: &mut Command) -> &mut Command {
+    fail(command, libc::SYS_io_uring_setup, libc::EPERM)
+}
+
+/// Makes the system call of this number fail with `errno` in `command`.
+pub fn fail(command: &mut Command, call: libc::c_long, errno: libc::c_int) -> &mut Command {
     // SAFETY: the filter only makes system calls that are safe between fork and exec.
-    unsafe { command.pre_exec(install) }
+    unsafe { command.pre_exec(move || install(call, errno)) }
 }
 
 /// BPF over `struct seccomp_data`: its first word is the number of the system call.
 #[expect(clippy::cast_possible_truncation, reason = "opcodes of BPF have 16 bits")]
-fn install() -> io::Result<()> {
+#[expect(clippy::cast_sign_loss, reason = "numbers of calls and errors are positive")]
+fn install(call: libc::c_long, errno: libc::c_int) -> io::Result<()> {
     const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
     let step = |code, jt, jf, k| sock_filter { code, jt, jf, k };
     let mut filter = [
         step(LOAD_WORD, 0, 0, 0),
-        step(JUMP_IF_EQUAL, 0, 1, libc::SYS_io_uring_setup as u32),
-        step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+        step(JUMP_IF_EQUAL, 0, 1, call as u32),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
         step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
     let program = sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };

@@ -1,5 +1,6 @@
-//! Controllers from their specifications: opens the logical units, attaches them to a bus, and
-//! puts a virtio-scsi controller in front of it, on the machine's PCI bus or in a window.
+//! Controllers from their specifications: opens the logical units and attaches them to a bus,
+//! once, and puts a virtio-scsi controller in front of it in each machine, on its PCI bus or in a
+//! window.
 
 use std::io;
 use std::sync::Arc;
@@ -9,13 +10,10 @@ use devices::virtio::pci::VirtioPci;
 use devices::virtio::scsi::{self, Controller};
 use storage::engine::Pool;
 use storage::lun::{self, OpenError};
-use storage::target::{AttachError, Bus};
+use storage::target::{self, AttachError, Bus};
 
 use crate::machine::{Machine, MachineError};
 use crate::spec::{ControllerSpec, Transport};
-
-/// Threads for image I/O that cannot go by ring, shared by all controllers.
-const POOL_THREADS: usize = 8;
 
 /// A controller could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -53,45 +51,81 @@ pub(crate) enum BuildError {
     Machine(#[from] MachineError),
 }
 
-impl BuildError {
-    /// Whether the configuration asks for what cannot be, whatever the host.
-    pub(crate) fn is_configuration(&self) -> bool {
-        matches!(self, BuildError::Open { .. } | BuildError::Attach { .. })
-    }
+/// What was written to a logical unit may be lost.
+#[derive(Debug, thiserror::Error)]
+#[error("{controller}: what the guest wrote may be lost")]
+pub(crate) struct FlushError {
+    controller: String,
+    source: target::FlushError,
 }
 
-/// Gives `machine` a controller for each of `specs`.
+/// A controller to be, with its logical units. It outlives the machines that it is put in.
+#[derive(Debug)]
+pub(crate) struct Hba {
+    spec: ControllerSpec,
+    bus: Arc<Bus>,
+}
+
+/// Opens the logical units of all controllers.
 ///
 /// # Errors
 /// [`BuildError`] names the controller and says why.
-pub(crate) fn controllers(machine: &Machine, specs: &[ControllerSpec]) -> Result<(), BuildError> {
-    let pool = Pool::new(POOL_THREADS);
-    specs.iter().try_for_each(|spec| add(machine, spec, &pool))
+pub(crate) fn open(specs: &[ControllerSpec]) -> Result<Vec<Hba>, BuildError> {
+    specs.iter().map(Hba::open).collect()
 }
 
-fn add(machine: &Machine, spec: &ControllerSpec, pool: &Arc<Pool>) -> Result<(), BuildError> {
-    let host = |source| BuildError::Host { controller: spec.id.clone(), source };
-    let bus = Bus::new(spec.request_queues).map_err(host)?;
-    attach_all(&bus, spec)?;
-    let controller = Controller::new(
-        scsi::ControllerSpec {
-            id: spec.id.clone(),
-            request_queues: spec.request_queues,
-            queue_size: spec.queue_size,
-            tmf_timeout: spec.tmf_timeout,
-        },
-        bus,
-        Arc::clone(pool),
-    );
-    let (memory, platform) = (machine.memory(), machine.platform());
-    match spec.transport {
-        Transport::Pci => {
-            let function = VirtioPci::new(Box::new(controller), memory, platform).map_err(host)?;
-            Ok(machine.add(Arc::new(function))?)
+/// Makes everything stable that was written to any logical unit.
+///
+/// # Errors
+/// [`FlushError`] of the first that fails; all are tried.
+pub(crate) fn flush(hbas: &[Hba]) -> Result<(), FlushError> {
+    hbas.iter().map(Hba::flush).fold(Ok(()), Result::and)
+}
+
+impl Hba {
+    fn open(spec: &ControllerSpec) -> Result<Hba, BuildError> {
+        let host = |source| BuildError::Host { controller: spec.id.clone(), source };
+        let bus = Bus::new(spec.request_queues).map_err(host)?;
+        attach_all(&bus, spec)?;
+        Ok(Hba { spec: spec.clone(), bus })
+    }
+
+    /// Puts the controller in `machine`; image I/O that blocks goes to `pool`.
+    ///
+    /// # Errors
+    /// [`BuildError`]
+    pub(crate) fn add_to(&self, machine: &Machine, pool: &Arc<Pool>) -> Result<(), BuildError> {
+        let host = |source| BuildError::Host { controller: self.spec.id.clone(), source };
+        let controller = Controller::new(
+            scsi::ControllerSpec {
+                id: self.spec.id.clone(),
+                request_queues: self.spec.request_queues,
+                queue_size: self.spec.queue_size,
+                tmf_timeout: self.spec.tmf_timeout,
+            },
+            Arc::clone(&self.bus),
+            Arc::clone(pool),
+        );
+        let (memory, platform) = (machine.memory(), machine.platform());
+        match self.spec.transport {
+            Transport::Pci => {
+                let function = VirtioPci::new(Box::new(controller), memory, platform);
+                Ok(machine.add(Arc::new(function.map_err(host)?))?)
+            }
+            Transport::Mmio => machine.add_mmio(|base, line| {
+                VirtioMmio::new(Box::new(controller), memory, platform, base, line).map_err(host)
+            }),
         }
-        Transport::Mmio => machine.add_mmio(|base, line| {
-            VirtioMmio::new(Box::new(controller), memory, platform, base, line).map_err(host)
-        }),
+    }
+
+    /// What a reset of the machine does to the logical units.
+    pub(crate) fn hard_reset(&self) {
+        self.bus.hard_reset();
+    }
+
+    fn flush(&self) -> Result<(), FlushError> {
+        let failed = |source| FlushError { controller: self.spec.id.clone(), source };
+        self.bus.flush().map_err(failed)
     }
 }
 

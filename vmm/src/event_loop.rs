@@ -1,194 +1,125 @@
 //! The main thread's loop: it carries input to the guest and waits for a reason to end.
+//!
+//! Asked to, it presses the guest's power button and gives the guest its time to power off. That
+//! is a matter of one life of the guest: a loop sees one machine, or waits for the next one.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::time::{Duration, Instant};
 
-use event_manager::{
-    Error as LoopError, EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps,
-};
-use vmm_sys_util::eventfd::EventFd;
-
-use crate::console::{Input, Typed};
+use crate::console::Console;
 use crate::exit::Exit;
 use crate::machine::Machine;
-use crate::signals::Signals;
+use crate::poll::{Interest, PollSet};
+use crate::signals::{Signal, Signals};
 
 /// Why the loop ended.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     /// The guest stopped.
     Guest(Exit),
-    /// Somebody wants the VMM to end: who.
-    Forced(&'static str),
+    /// Somebody wants the VMM to end at once, or the guest did not power off in its time: which.
+    Forced(String),
 }
 
-/// The events that the loop waits for; their numbers are those of the epoll entries.
-#[derive(Clone, Copy, Debug)]
-enum Source {
-    Exit = 1,
-    Signal = 2,
-    Room = 3,
-    Input = 4,
+/// What outlives the machine, as far as the loop works on it.
+#[derive(Debug)]
+pub(crate) struct Front {
+    /// Who asks the VMM to end.
+    pub(crate) signals: Signals,
+    /// The serial console.
+    pub(crate) console: Console,
 }
 
-/// What the loop works on.
-pub(crate) struct EventLoop<'a> {
-    machine: &'a Machine,
-    signals: &'a Signals,
-    input: Input,
-    room: EventFd,
-    /// Whether the input is waited for.
-    listening: bool,
-    /// Whether reading the input never waits: it is a file, which epoll refuses.
-    always_ready: bool,
-    end: Option<Result<End, LoopError>>,
+/// How a life of the guest ended.
+#[derive(Debug)]
+pub(crate) struct Life {
+    /// Why.
+    pub(crate) end: End,
+    /// The guest had been asked to power off.
+    pub(crate) asked: bool,
 }
 
-impl<'a> EventLoop<'a> {
-    /// A loop for a machine whose serial port signals `room`.
-    pub(crate) fn new(
-        machine: &'a Machine,
-        signals: &'a Signals,
-        input: Input,
-        room: EventFd,
-    ) -> Self {
-        EventLoop {
-            machine,
-            signals,
-            input,
-            room,
-            listening: false,
-            always_ready: false,
-            end: None,
-        }
-    }
+/// Carries input to the guest in `machine` until that stops or the VMM is to end. A guest that is
+/// asked to power off has `stop_timeout` for it.
+///
+/// # Errors
+/// When the host refuses to wait.
+pub(crate) fn run(
+    front: &mut Front,
+    machine: &Machine,
+    stop_timeout: Duration,
+) -> io::Result<Life> {
+    let mut stop: Option<Stop> = None;
+    loop {
+        let mut set = PollSet::default();
+        let exit = set.add(machine.exit_event(), Interest::Input);
+        let signal = set.add(&front.signals, Interest::Input);
+        let console = front.console.watch(&mut set);
+        set.wait(stop.as_ref().map(|stop| stop.deadline))?;
 
-    /// Waits until the guest stops or somebody wants the VMM to end.
-    ///
-    /// # Errors
-    /// When the host refuses to wait.
-    pub(crate) fn run(self) -> Result<End, LoopError> {
-        let mut manager = EventManager::new()?;
-        let id = manager.add_subscriber(self);
-        loop {
-            if let Some(end) = manager.subscriber_mut(id)?.end.take() {
-                return end;
-            }
-            manager.run()?;
-        }
-    }
-
-    fn forced(&mut self, by: &'static str) {
-        self.end.get_or_insert(Ok(End::Forced(by)));
-    }
-
-    fn on_exit(&mut self) -> io::Result<()> {
-        self.machine.exit_event().read()?;
-        if let Some(exit) = self.machine.exit() {
-            self.end.get_or_insert(Ok(End::Guest(exit)));
-        }
-        Ok(())
-    }
-
-    fn on_signal(&mut self) -> io::Result<()> {
-        if let Some(signal) = self.signals.next()? {
-            self.forced(signal);
-        }
-        Ok(())
-    }
-
-    fn on_input(&mut self) {
-        if self.input.read() == Typed::Quit {
-            self.forced("Ctrl-A X");
-        }
-        self.offer();
-    }
-
-    fn on_room(&mut self) -> io::Result<()> {
-        self.room.read()?;
-        self.offer();
-        Ok(())
-    }
-
-    fn offer(&mut self) {
-        self.input.offer(|bytes| self.machine.serial().enqueue(bytes));
-    }
-
-    /// Waits for input exactly while it is wanted.
-    fn listen(&mut self, ops: &mut EventOps<'_>) -> Result<(), LoopError> {
-        while self.always_ready && self.input.wants_more() {
-            self.on_input();
-        }
-        let wanted = self.input.wants_more() && !self.always_ready;
-        if wanted == self.listening {
-            return Ok(());
-        }
-        let events = watch(&self.input, Source::Input);
-        if !wanted {
-            ops.remove(events)?;
-        } else if let Err(error) = ops.add(events) {
-            return self.read_without_waiting(error, ops);
-        }
-        self.listening = wanted;
-        Ok(())
-    }
-
-    fn read_without_waiting(
-        &mut self,
-        error: LoopError,
-        ops: &mut EventOps<'_>,
-    ) -> Result<(), LoopError> {
-        match error {
-            LoopError::Epoll(errno) if errno.errno() == libc::EPERM => {
-                self.always_ready = true;
-                self.listen(ops)
-            }
-            other => Err(other),
-        }
-    }
-
-    fn begin(&mut self, ops: &mut EventOps<'_>) -> Result<(), LoopError> {
-        ops.add(watch(self.machine.exit_event(), Source::Exit))?;
-        ops.add(watch(self.signals, Source::Signal))?;
-        ops.add(watch(&self.room, Source::Room))?;
-        self.listen(ops)
-    }
-
-    fn serve(&mut self, events: Events, ops: &mut EventOps<'_>) -> Result<(), LoopError> {
-        let served = match events.data() {
-            source if source == Source::Exit as u32 => self.on_exit(),
-            source if source == Source::Signal as u32 => self.on_signal(),
-            source if source == Source::Room as u32 => self.on_room(),
-            _ => {
-                self.on_input();
-                Ok(())
-            }
-        };
-        // An event that somebody else took is no error.
-        if let Err(error) = served
-            && error.kind() != io::ErrorKind::WouldBlock
+        let ended = |end| Ok(Life { end, asked: stop.is_some() });
+        if set.is_ready(exit)
+            && let Some(exit) = machine.take_exit()
         {
-            log::warn!("the main loop cannot read an event: {error}");
+            return ended(End::Guest(exit));
         }
-        self.listen(ops)
+        if front.console.serve(&set, &console, |bytes| machine.serial().enqueue(bytes)) {
+            return ended(End::Forced("Ctrl-A X".into()));
+        }
+        if let Some(stop) = stop.as_ref().filter(|stop| stop.deadline <= Instant::now()) {
+            let why = format!("stop_timeout, {stop_timeout:?} after {}", stop.by);
+            return ended(End::Forced(why));
+        }
+        if set.is_ready(signal)
+            && let Some(signal) = front.signals.next()?
+        {
+            if stop.is_some() {
+                return ended(End::Forced(format!("a second signal, {}", signal.name)));
+            }
+            if !signal.presses_button {
+                return ended(End::Forced(signal.name.into()));
+            }
+            stop = Some(Stop::begin(signal, machine, stop_timeout));
+        }
     }
 }
 
-fn watch(source: &impl AsRawFd, name: Source) -> Events {
-    let fd: RawFd = source.as_raw_fd();
-    Events::with_data_raw(fd, name as u32, EventSet::IN)
+/// A guest that was asked to power off.
+#[derive(Debug)]
+struct Stop {
+    by: &'static str,
+    deadline: Instant,
 }
 
-impl MutEventSubscriber for EventLoop<'_> {
-    fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
-        if let Err(error) = self.serve(events, ops) {
-            self.end.get_or_insert(Err(error));
+impl Stop {
+    fn begin(signal: Signal, machine: &Machine, timeout: Duration) -> Stop {
+        log::info!("{}: the guest is asked to power off, and has {timeout:?}", signal.name);
+        if let Err(error) = machine.press_power_button() {
+            log::error!("the power button cannot be pressed: {error}");
         }
+        // A time that no clock reaches is one that never ends.
+        const LONG: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+        Stop { by: signal.name, deadline: Instant::now() + timeout.min(LONG) }
     }
+}
 
-    fn init(&mut self, ops: &mut EventOps<'_>) {
-        if let Err(error) = self.begin(ops) {
-            self.end.get_or_insert(Err(error));
+/// Waits for `pause` while there is no machine. Returns whether the VMM is to end.
+///
+/// # Errors
+/// When the host refuses to wait.
+pub(crate) fn pause(front: &mut Front, pause: Duration) -> io::Result<bool> {
+    let deadline = Instant::now() + pause;
+    loop {
+        let mut set = PollSet::default();
+        let signal = set.add(&front.signals, Interest::Input);
+        let console = front.console.watch(&mut set);
+        set.wait(Some(deadline))?;
+        let quit = front.console.serve(&set, &console, |_| 0);
+        if quit || set.is_ready(signal) && front.signals.next()?.is_some() {
+            return Ok(true);
+        }
+        if deadline <= Instant::now() {
+            return Ok(false);
         }
     }
 }

@@ -1,7 +1,8 @@
 //! `vmm`: boots a guest from one TOML file.
 //!
-//! Owns the order of things from the command line to the exit status: 0 the guest powered off or
-//! reset, 1 the VMM failed or was forced to end, 2 bad configuration, 3 the guest crashed.
+//! Owns the way from the command line to the exit status: 0 the guest powered off (or reset, where
+//! that ends it), 1 the VMM failed or was forced to end, 2 nothing could be started, 3 the guest
+//! crashed.
 
 mod build;
 mod check;
@@ -10,6 +11,7 @@ mod config;
 mod console;
 mod event_loop;
 mod exit;
+mod guest;
 mod host;
 mod irq;
 mod kernel;
@@ -17,6 +19,7 @@ mod limits;
 mod logger;
 mod machine;
 mod memory;
+mod poll;
 mod signals;
 mod spec;
 mod vcpu;
@@ -26,53 +29,16 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use crate::build::BuildError;
 use crate::cli::Cli;
-use crate::console::{Input, Output, RawMode};
-use crate::event_loop::{End, EventLoop};
+use crate::event_loop::End;
 use crate::exit::Exit;
+use crate::guest::{Guest, Ready};
 use crate::host::Host;
-use crate::machine::{Machine, MachineError};
-use crate::signals::Signals;
-use crate::spec::GuestSpec;
 
 const FAILED: u8 = 1;
-const BAD_CONFIGURATION: u8 = 2;
+const NOT_STARTED: u8 = 2;
 const CRASHED: u8 = 3;
-
-/// The VMM cannot run the guest.
-#[derive(Debug, thiserror::Error)]
-enum RunError {
-    /// The machine could not be built.
-    #[error(transparent)]
-    Machine(#[from] MachineError),
-    /// A controller could not be built.
-    #[error(transparent)]
-    Build(#[from] BuildError),
-    /// The host lacks what the main thread needs.
-    #[error("the host refuses {what}")]
-    Host {
-        /// What was refused.
-        what: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-    /// The main loop failed.
-    #[error("the main loop cannot wait")]
-    Loop(#[from] event_manager::Error),
-}
-
-impl RunError {
-    fn status(&self) -> u8 {
-        match self {
-            RunError::Machine(error) if error.is_configuration() => BAD_CONFIGURATION,
-            RunError::Build(error) if error.is_configuration() => BAD_CONFIGURATION,
-            _ => FAILED,
-        }
-    }
-}
 
 fn main() -> ExitCode {
     logger::init();
@@ -84,44 +50,18 @@ fn main() -> ExitCode {
         Err(problems) => {
             // Standard error may be closed; the status tells all the same.
             let _ = writeln!(io::stderr(), "{problems}");
-            return BAD_CONFIGURATION.into();
+            return NOT_STARTED.into();
         }
     };
     logger::name_guest(&spec.machine.name);
-    match run(&spec) {
-        Ok(end) => conclude(end),
-        Err(error) => {
-            log::error!("{}", chain(&error));
-            error.status().into()
-        }
-    }
-}
-
-/// Runs the guest to its end. The terminal is as it was when this returns.
-fn run(spec: &GuestSpec) -> Result<End, RunError> {
-    let host = |what| move |source| RunError::Host { what, source };
     if let Err(error) = limits::raise_open_files() {
         log::warn!("the limit of open files stays as it is: {error}");
     }
-    let signals = Signals::new().map_err(host("to receive signals"))?;
-    let output = Output::stdout().map_err(host("a thread for the console"))?;
-    let room = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(host("an event"))?;
-    let for_machine = room.try_clone().map_err(host("an event"))?;
-    let mut machine = Machine::new(&spec.machine, &spec.boot, output.writer(), for_machine)?;
-    build::controllers(&machine, &spec.controllers)?;
-
-    let terminal = RawMode::enter().map_err(host("to set the terminal up"))?;
-    let input = Input::stdin(terminal.is_some()).map_err(host("to read standard input"))?;
-    machine.start()?;
-    let end = EventLoop::new(&machine, &signals, input, room).run();
-    // Before all that may take its time.
-    drop(terminal);
-    machine.stop();
-    let lost = output.finish();
-    if lost > 0 {
-        log::warn!("console: {lost} bytes of output were lost, as their reader was slow or gone");
+    match Guest::prepare(&spec).map(Ready::run) {
+        Ok(Ok(end)) => conclude(end),
+        Ok(Err(error)) => fail(&error, FAILED),
+        Err(error) => fail(&error, NOT_STARTED),
     }
-    Ok(end?)
 }
 
 /// Tells how the guest ended, and gives the exit status.
@@ -132,7 +72,7 @@ fn conclude(end: End) -> ExitCode {
             ExitCode::SUCCESS
         }
         End::Guest(Exit::Reset) => {
-            log::info!("the guest asked for a reset, and the VMM ends: start it again");
+            log::info!("the guest reset, and is not started again");
             ExitCode::SUCCESS
         }
         End::Guest(Exit::Crash(what)) => {
@@ -148,6 +88,11 @@ fn conclude(end: End) -> ExitCode {
             FAILED.into()
         }
     }
+}
+
+fn fail(error: &dyn Error, status: u8) -> ExitCode {
+    log::error!("{}", chain(error));
+    status.into()
 }
 
 /// An error and its causes on one line.

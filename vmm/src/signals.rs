@@ -8,18 +8,36 @@ use std::ptr;
 
 use vmm_sys_util::signal::{self, block_signal, create_sigset};
 
+/// A signal that somebody sent to the VMM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Signal {
+    number: libc::c_int,
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// Whether it presses the power button; the others end the VMM at once.
+    pub(crate) presses_button: bool,
+}
+
 /// What ends the VMM in good order.
-const SIGNALS: [(libc::c_int, &str); 9] = [
-    (libc::SIGTERM, "SIGTERM"),
-    (libc::SIGHUP, "SIGHUP"),
-    (libc::SIGINT, "SIGINT"),
-    (libc::SIGQUIT, "SIGQUIT"),
-    (libc::SIGUSR1, "SIGUSR1"),
-    (libc::SIGUSR2, "SIGUSR2"),
-    (libc::SIGALRM, "SIGALRM"),
-    (libc::SIGPWR, "SIGPWR"),
-    (libc::SIGXCPU, "SIGXCPU"),
+const SIGNALS: [Signal; 9] = [
+    pressing(libc::SIGTERM, "SIGTERM"),
+    pressing(libc::SIGHUP, "SIGHUP"),
+    pressing(libc::SIGINT, "SIGINT"),
+    ending(libc::SIGQUIT, "SIGQUIT"),
+    ending(libc::SIGUSR1, "SIGUSR1"),
+    ending(libc::SIGUSR2, "SIGUSR2"),
+    ending(libc::SIGALRM, "SIGALRM"),
+    ending(libc::SIGPWR, "SIGPWR"),
+    ending(libc::SIGXCPU, "SIGXCPU"),
 ];
+
+const fn pressing(number: libc::c_int, name: &'static str) -> Signal {
+    Signal { number, name, presses_button: true }
+}
+
+const fn ending(number: libc::c_int, name: &'static str) -> Signal {
+    Signal { number, name, presses_button: false }
+}
 
 /// The signals that end the VMM: blocked, and read from here.
 #[derive(Debug)]
@@ -34,7 +52,7 @@ impl Signals {
     /// When the host refuses.
     pub(crate) fn new() -> io::Result<Self> {
         let unwanted = |signal| signal == libc::SIGHUP && is_ignored(signal);
-        let all = SIGNALS.into_iter().map(|(signal, _)| signal);
+        let all = SIGNALS.into_iter().map(|signal| signal.number);
         let wanted: Vec<_> = all.filter(|signal| !unwanted(*signal)).collect();
         for signal in &wanted {
             match block_signal(*signal) {
@@ -46,16 +64,16 @@ impl Signals {
         Ok(Signals(File::from(open(&create_sigset(&wanted)?)?)))
     }
 
-    /// The name of the next signal, if there is one.
+    /// The next signal, if there is one.
     ///
     /// # Errors
     /// When the descriptor cannot be read.
-    pub(crate) fn next(&self) -> io::Result<Option<&'static str>> {
+    pub(crate) fn next(&self) -> io::Result<Option<Signal>> {
         let mut info = [0; size_of::<libc::signalfd_siginfo>()];
         match (&self.0).read(&mut info) {
             Ok(_) => {
                 let number = info.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
-                Ok(Some(name(number)))
+                Ok(SIGNALS.into_iter().find(|signal| signal.number == number))
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
@@ -94,9 +112,4 @@ fn is_ignored(signal: libc::c_int) -> bool {
     // SAFETY: nothing is installed, and `action` is a sigaction to fill in.
     let result = unsafe { libc::sigaction(signal, ptr::null(), &raw mut action) };
     result == 0 && action.sa_sigaction == libc::SIG_IGN
-}
-
-fn name(signal: libc::c_int) -> &'static str {
-    let found = SIGNALS.into_iter().find(|(number, _)| *number == signal);
-    found.map_or("a signal", |(_, name)| name)
 }

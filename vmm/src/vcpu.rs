@@ -10,9 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
+use arch::boot::Entry;
 use arch::regs;
 use devices::bus::Bus;
-use kvm_bindings::{CpuId, Msrs};
+use kvm_bindings::{
+    CpuId, KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION,
+    KVM_INTERNAL_ERROR_SIMUL_EX, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, Msrs,
+};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
@@ -63,8 +67,8 @@ pub(crate) struct Vcpu {
 }
 
 impl Vcpu {
-    /// Gives vCPU `index` its initial state: the first one starts at `entry`, in long mode, and
-    /// the others wait for a start-up IPI.
+    /// Gives vCPU `index` its initial state: the first one starts at `entry`, and the others wait
+    /// for a start-up IPI.
     ///
     /// # Errors
     /// [`VcpuError::Kvm`]
@@ -72,7 +76,7 @@ impl Vcpu {
         fd: VcpuFd,
         index: u8,
         cpuid: &CpuId,
-        entry: u64,
+        entry: Entry,
         buses: Buses,
         report: Arc<ExitReport>,
     ) -> Result<Self, VcpuError> {
@@ -81,7 +85,7 @@ impl Vcpu {
         vcpu.attempt("its MSRs", set_msrs)?;
         vcpu.attempt("its local APIC", wire_lapic)?;
         if index == 0 {
-            vcpu.attempt("its system registers", enter_long_mode)?;
+            vcpu.attempt("its system registers", |fd| enter(fd, entry))?;
             vcpu.attempt("its registers", |fd| fd.set_regs(&regs::general(entry)))?;
             vcpu.attempt("its FPU", |fd| fd.set_fpu(&regs::fpu()))?;
         }
@@ -149,12 +153,15 @@ impl Vcpu {
                 return Ok(());
             }
             Ok(VcpuExit::Shutdown) => "triple fault".to_owned(),
-            Ok(VcpuExit::InternalError) => "KVM cannot emulate an instruction".to_owned(),
+            Ok(VcpuExit::InternalError) => internal_error(&mut self.fd),
             Ok(VcpuExit::FailEntry(reason, cpu)) => {
                 format!("the processor refused to enter the guest (reason {reason:#x}, CPU {cpu})")
             }
             Ok(other) => format!("unexpected exit from the guest: {other:?}"),
-            Err(error) => format!("KVM_RUN failed: {error}"),
+            Err(error) => {
+                let why = format!("vcpu-{}: KVM_RUN failed: {error}", self.index);
+                return Err(Exit::Failure(why));
+            }
         };
         Err(Exit::Crash(format!("vcpu-{}: {why}; {}", self.index, self.place())))
     }
@@ -180,6 +187,23 @@ impl Drop for Vcpu {
             self.report.set(Exit::Failure(what));
         }
     }
+}
+
+/// What `KVM_EXIT_INTERNAL_ERROR` says, once that is why the vCPU left the guest.
+#[expect(unsafe_code, reason = "a union in memory that is shared with KVM")]
+fn internal_error(fd: &mut VcpuFd) -> String {
+    // SAFETY: KVM filled this member in, as the reason of the exit says; it is integers.
+    let error = unsafe { fd.get_kvm_run().__bindgen_anon_1.internal };
+    let what = match error.suberror {
+        KVM_INTERNAL_ERROR_EMULATION => "an instruction that KVM cannot emulate",
+        KVM_INTERNAL_ERROR_SIMUL_EX => "two exceptions at a time",
+        KVM_INTERNAL_ERROR_DELIVERY_EV => "an exit while an event was delivered",
+        KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON => "an exit for a reason that KVM does not know",
+        _ => "of an unknown kind",
+    };
+    let len = usize::try_from(error.ndata).unwrap_or(usize::MAX);
+    let data: Vec<_> = error.data.iter().take(len).map(|word| format!("{word:#x}")).collect();
+    format!("KVM internal error, suberror {}: {what} ({})", error.suberror, data.join(" "))
 }
 
 fn read_ports(ports: &Bus, port: u16, data: &mut [u8]) {
@@ -216,9 +240,9 @@ fn wire_lapic(fd: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
     fd.set_lapic(&lapic)
 }
 
-fn enter_long_mode(fd: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
+fn enter(fd: &VcpuFd, entry: Entry) -> Result<(), kvm_ioctls::Error> {
     let mut sregs = fd.get_sregs()?;
-    regs::enter_long_mode(&mut sregs);
+    regs::enter(&mut sregs, entry);
     fd.set_sregs(&sregs)
 }
 

@@ -155,7 +155,7 @@ fn bad_input_of_every_kind_is_one_line_that_says_what_to_do() {
         (
             format!("[boot]\nkernel = 'disk.img'\n{LUN}"),
             "2:10: ",
-            "it is not a bzImage",
+            "it is neither a bzImage nor an ELF file",
             "name a bzImage",
         ),
         (format!("{small}{LUN}"), "2:10: ", "too little for the kernel at line 4", "more memory"),

@@ -1,93 +1,20 @@
 //! The whole program with guests of a few instructions, on whatever /dev/kvm this machine has:
 //! how it ends, what it does to the terminal, and what goes through the console.
 
+mod common;
+
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use arch::layout;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use tempfile::TempDir;
-use tests::image::Image;
+use nix::sys::signal::Signal;
 use tests::terminal::Terminal;
-use tests::tiny::{ECHO, SPIN, bzimage, out, repeat};
+use tests::tiny::{ECHO, SPIN, out, pvh, repeat, vmlinux};
 
-const LIMIT: Duration = Duration::from_secs(60);
-
-fn power_off() -> Vec<u8> {
-    [out(layout::SLEEP_CONTROL, layout::SLEEP_TYPE_S5 << 2 | 1 << 5), SPIN.to_vec()].concat()
-}
-
-/// A guest that runs `code`, in a folder of its own.
-struct Guest {
-    folder: TempDir,
-}
-
-impl Guest {
-    /// `None`, and a word about it, on a machine without KVM.
-    fn new(code: &[u8]) -> Option<Guest> {
-        if !tests::kvm::is_there() {
-            return None;
-        }
-        let folder = TempDir::new().unwrap();
-        let path = |name| folder.path().join(name);
-        fs::write(path("kernel"), bzimage(code)).unwrap();
-        Image::create(&path("disk.img"), 1 << 20).unwrap();
-        let config = "[machine]\nmemory = \"64MiB\"\n[boot]\nkernel = \"kernel\"\n\
-                      [[controller]]\n[[controller.lun]]\nimage = \"disk.img\"\n";
-        fs::write(path("tiny.toml"), config).unwrap();
-        Some(Guest { folder })
-    }
-
-    fn config(&self) -> PathBuf {
-        self.folder.path().join("tiny.toml")
-    }
-
-    fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vmm"));
-        command.arg("--config").arg(self.config()).stderr(Stdio::piped());
-        command
-    }
-
-    fn run(&self) -> Output {
-        self.command().stdin(Stdio::null()).output().unwrap()
-    }
-
-    /// Runs at a terminal, and waits until the program has it.
-    fn run_at(&self, terminal: &Terminal) -> Child {
-        let mut command = self.command();
-        terminal.attach(&mut command).unwrap();
-        let child = command.spawn().unwrap();
-        terminal.wait_for_raw_mode(LIMIT).unwrap();
-        child
-    }
-}
-
-/// Waits for the end; gives the exit status and what went to stderr.
-fn end(mut child: Child) -> (Option<i32>, String) {
-    let start = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        if start.elapsed() > LIMIT {
-            child.kill().unwrap();
-            panic!("vmm does not end");
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    };
-    let mut stderr = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-    (status.code(), stderr)
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
+use common::{Guest, LIMIT, Process, end, power_off, send, stderr, wait_for_line};
 
 #[test]
 fn power_off_is_exit_0() {
@@ -96,6 +23,16 @@ fn power_off_is_exit_0() {
     let output = guest.run();
     assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), &b"hi"[..]));
     assert!(stderr(&output).contains("tiny: the guest powered off"), "{}", stderr(&output));
+}
+
+#[test]
+fn an_elf_kernel_is_entered_by_pvh_or_at_its_64_bit_entry() {
+    let code = [out(layout::COM1, b'h'), out(layout::COM1, b'i'), power_off()].concat();
+    for kernel in [vmlinux(&code), pvh(&code)] {
+        let Some(guest) = Guest::of(&kernel, "") else { return };
+        let output = guest.run();
+        assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), &b"hi"[..]));
+    }
 }
 
 #[test]
@@ -111,7 +48,7 @@ fn nobody_who_does_not_read_holds_the_guest_up() {
     const COUNT: u32 = 200_000;
     let Some(guest) = Guest::new(&[repeat(b'x', COUNT), power_off()].concat()) else { return };
     let mut command = guest.command();
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let child = Process::start(command.stdin(Stdio::null()).stdout(Stdio::piped()));
     // The pipe is open, and nobody reads it.
     let (status, stderr) = end(child);
     assert_eq!(status, Some(0), "{stderr}");
@@ -149,15 +86,32 @@ fn keys_reach_the_guest_but_for_ctrl_a() {
 
 #[test]
 fn signals_end_the_program_and_restore_the_terminal() {
-    let ends = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGALRM];
-    for signal in ends {
+    for signal in [Signal::SIGUSR1, Signal::SIGALRM, Signal::SIGQUIT] {
         let Some(guest) = Guest::new(&SPIN) else { return };
         let terminal = Terminal::new().unwrap();
         let cooked = terminal.mode().unwrap();
         let child = guest.run_at(&terminal);
-        kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+        send(&child, signal);
         let (status, stderr) = end(child);
         assert_eq!(status, Some(1), "{signal}: {stderr}");
+        assert_eq!(terminal.mode().unwrap(), cooked, "{signal}");
+    }
+}
+
+#[test]
+fn a_second_signal_ends_a_guest_that_does_not_power_off() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let Some(guest) = Guest::new(&SPIN) else { return };
+        let terminal = Terminal::new().unwrap();
+        let cooked = terminal.mode().unwrap();
+        let mut child = guest.run_at(&terminal);
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        send(&child, signal);
+        wait_for_line(&mut stderr, "asked to power off");
+        assert_ne!(terminal.mode().unwrap(), cooked, "the guest has its time");
+        send(&child, signal);
+        wait_for_line(&mut stderr, &format!("a second signal, {signal}"));
+        assert_eq!(end(child).0, Some(1), "{signal}");
         assert_eq!(terminal.mode().unwrap(), cooked, "{signal}");
     }
 }
@@ -169,7 +123,7 @@ fn a_crash_of_the_program_restores_the_terminal_too() {
         let terminal = Terminal::new().unwrap();
         let cooked = terminal.mode().unwrap();
         let mut child = guest.run_at(&terminal);
-        kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+        send(&child, signal);
         let status = child.wait().unwrap();
         assert_eq!(status.signal(), Some(signal as i32));
         assert_eq!(terminal.mode().unwrap(), cooked, "{signal}");
@@ -201,8 +155,7 @@ fn a_signal_that_is_none_of_ours_stops_no_vcpu() {
 #[test]
 fn the_end_of_standard_input_closes_input_only() {
     let Some(guest) = Guest::new(&ECHO) else { return };
-    let mut command = guest.command();
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = guest.start();
     child.stdin.take().unwrap().write_all(b"last\x01x").unwrap();
     let mut echoed = [0; 6];
     child.stdout.as_mut().unwrap().read_exact(&mut echoed).unwrap();
@@ -210,6 +163,6 @@ fn the_end_of_standard_input_closes_input_only() {
     assert_eq!(&echoed, b"last\x01x");
     std::thread::sleep(Duration::from_millis(50));
     assert!(child.try_wait().unwrap().is_none(), "the guest still runs");
-    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    send(&child, Signal::SIGQUIT);
     assert_eq!(end(child).0, Some(1));
 }

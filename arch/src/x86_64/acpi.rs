@@ -1,13 +1,13 @@
 //! The ACPI tables: hardware-reduced ACPI 6.5.
 //!
 //! Owns what the guest's firmware would say about interrupts (MADT), configuration space (MCFG),
-//! power (FADT) and devices that cannot be probed (DSDT): the serial port, the PCI root and
-//! virtio-mmio devices. Must not know which PCI devices there are.
+//! power (FADT) and devices that cannot be probed (DSDT): the serial port, the PCI root, the power
+//! button, the panic device and virtio-mmio devices. Must not know which PCI devices there are.
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name, ONE,
-    Package, Path, ResourceTemplate, ZERO,
+    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Method,
+    Name, Notify, ONE, Package, Path, ResourceTemplate, ZERO,
 };
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace as GasSpace, GAS};
@@ -27,6 +27,9 @@ const OEM_REVISION: u32 = 1;
 const DSDT_REVISION: u8 = 6;
 const SDT_HEADER: u32 = 36;
 const TABLE_ALIGN: usize = 16;
+
+/// From the root: a name of two segments is looked for nowhere else than it says.
+const POWER_BUTTON: &str = "\\_SB_.PWRB";
 
 const BOOT_ARCH_NO_VGA: u16 = 1 << 2;
 const BOOT_ARCH_NO_CMOS_RTC: u16 = 1 << 5;
@@ -105,7 +108,9 @@ fn mcfg() -> impl Aml {
 
 fn dsdt(layout: &Layout, virtio_mmio: &[MmioSlot]) -> Sdt {
     let mut dsdt = Sdt::new(*b"DSDT", SDT_HEADER, DSDT_REVISION, OEM, OEM_TABLE, OEM_REVISION);
-    for part in [soft_off(), serial_port(), pci_root(layout), board_resources()] {
+    let fixed = [soft_off(), serial_port(), pci_root(layout), board_resources()];
+    let events = [power_button(), event_device(), panic_device()];
+    for part in fixed.into_iter().chain(events) {
         dsdt.append_slice(&part);
     }
     for (uid, slot) in (0..).zip(virtio_mmio) {
@@ -122,11 +127,11 @@ fn soft_off() -> Vec<u8> {
 
 /// COM1. Without a PIC, Linux takes its interrupt from here alone.
 fn serial_port() -> Vec<u8> {
-    let irq = Interrupt::new(true, true, false, false, layout::COM1_IRQ);
+    let irq = edge(layout::COM1_IRQ);
     let ports = IO::new(layout::COM1, layout::COM1, 1, 8);
     device(
         "_SB_.COM1",
-        "PNP0501",
+        &EISAName::new("PNP0501"),
         &[(&"_DDN", &"COM1"), (&"_CRS", &ResourceTemplate::new(vec![&irq, &ports]))],
     )
 }
@@ -152,7 +157,7 @@ fn pci_root(layout: &Layout) -> Vec<u8> {
     let resources = ResourceTemplate::new(vec![&buses, &config, &window32, &window64]);
     device(
         "_SB_.PCI0",
-        "PNP0A08",
+        &EISAName::new("PNP0A08"),
         &[
             (&"_CID", &EISAName::new("PNP0A03")),
             (&"_SEG", &ZERO),
@@ -181,15 +186,57 @@ fn virtio_mmio_device(uid: u8, slot: MmioSlot) -> Vec<u8> {
 fn board_resources() -> Vec<u8> {
     let ecam = Memory32Fixed::new(true, low32(layout::ECAM.base), low32(layout::ECAM.size));
     let sleep = IO::new(layout::SLEEP_CONTROL, layout::SLEEP_CONTROL, 1, 2);
-    device("_SB_.MBRD", "PNP0C02", &[(&"_CRS", &ResourceTemplate::new(vec![&ecam, &sleep]))])
+    let resources = ResourceTemplate::new(vec![&ecam, &sleep]);
+    device("_SB_.MBRD", &EISAName::new("PNP0C02"), &[(&"_CRS", &resources)])
+}
+
+/// The power button as a control method device (ACPI 6.5, 4.8.2.2.1.2): hardware-reduced ACPI has
+/// no fixed one.
+fn power_button() -> Vec<u8> {
+    device(POWER_BUTTON, &EISAName::new("PNP0C0C"), &[])
+}
+
+/// The Generic Event Device (ACPI 6.5, 5.6.9), whose only event is that the power button was
+/// pressed.
+fn event_device() -> Vec<u8> {
+    /// Status changed: pressed, while the guest runs.
+    const PRESSED: u8 = 0x80;
+    let button = Path::new(POWER_BUTTON);
+    let notify = Notify::new(&button, &PRESSED);
+    let event = Method::new("_EVT".into(), 1, true, vec![&notify]);
+    let irq = edge(layout::POWER_BUTTON_IRQ);
+    let resources = ResourceTemplate::new(vec![&irq]);
+    device_with("_SB_.GED_", &"ACPI0013", &[(&"_CRS", &resources)], &[&event])
+}
+
+/// The port by which a guest tells of its panic (pvpanic).
+fn panic_device() -> Vec<u8> {
+    let port = IO::new(layout::PVPANIC, layout::PVPANIC, 1, 1);
+    device("_SB_.PEVT", &"QEMU0001", &[(&"_CRS", &ResourceTemplate::new(vec![&port]))])
+}
+
+/// An edge-triggered interrupt line of a device's own.
+fn edge(irq: u32) -> Interrupt {
+    let (consumer, edge_triggered, active_low, shared) = (true, true, false, false);
+    Interrupt::new(consumer, edge_triggered, active_low, shared, irq)
 }
 
 /// A device of the one instance, with `_HID`, `_UID` and the named objects given.
-fn device(path: &str, hid: &str, objects: &[(&&str, &dyn Aml)]) -> Vec<u8> {
-    let mut names =
-        vec![Name::new("_HID".into(), &EISAName::new(hid)), Name::new("_UID".into(), &ZERO)];
+fn device(path: &str, hid: &dyn Aml, objects: &[(&&str, &dyn Aml)]) -> Vec<u8> {
+    device_with(path, hid, objects, &[])
+}
+
+/// As [`device`], with methods.
+fn device_with(
+    path: &str,
+    hid: &dyn Aml,
+    objects: &[(&&str, &dyn Aml)],
+    methods: &[&dyn Aml],
+) -> Vec<u8> {
+    let mut names = vec![Name::new("_HID".into(), hid), Name::new("_UID".into(), &ZERO)];
     names.extend(objects.iter().map(|(name, value)| Name::new(Path::new(name), *value)));
-    bytes(&Device::new(path.into(), names.iter().map(|name| name as &dyn Aml).collect()))
+    let names = names.iter().map(|name| name as &dyn Aml);
+    bytes(&Device::new(path.into(), names.chain(methods.iter().copied()).collect()))
 }
 
 /// An address or size known to lie below 4 GiB.
@@ -321,5 +368,68 @@ mod tests {
             assert_eq!(count(&dsdt, &resources), 1, "{slot:x?}");
             assert_eq!(count(&dsdt, format!("VI{uid:02X}").as_bytes()), 1);
         }
+    }
+
+    /// The package of the device that `path` names in `dsdt`, from its name on.
+    fn body<'a>(dsdt: &'a Sdt, path: &[u8; 8]) -> &'a [u8] {
+        let bytes = dsdt.as_slice();
+        let at = bytes.windows(8).position(|part| part == path).unwrap();
+        // DeviceOp, the length of the package in one or two bytes, the prefixes of the name.
+        let is_device = |length_at: &usize| bytes[length_at - 2..*length_at] == [0x5b, 0x82];
+        let length_at = (at - 4..at - 1).find(is_device).unwrap();
+        let length = match bytes[length_at] {
+            short @ 0..0x40 => usize::from(short),
+            low => usize::from(low & 0xf) | usize::from(bytes[length_at + 1]) << 4,
+        };
+        &bytes[at..length_at + length]
+    }
+
+    fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+        bytes.windows(wanted.len()).any(|part| part == wanted)
+    }
+
+    #[test]
+    fn the_power_button_is_a_device_that_the_event_device_notifies() {
+        let dsdt = dsdt(&Layout::new(512 * MIB, 40).unwrap(), &[]);
+        // PNP0C0C
+        assert!(contains(body(&dsdt, b"_SB_PWRB"), &[0x0c, 0x41, 0xd0, 0x0c, 0x0c]));
+        let events = body(&dsdt, b"_SB_GED_");
+        assert!(contains(events, b"_HID\x0dACPI0013\0"));
+        // Consumer, edge, active high, exclusive, {9}.
+        assert!(contains(events, &[0x89, 6, 0, 0b0011, 1, 9, 0, 0, 0]));
+        // Method (_EVT, 1, Serialized) { Notify (_SB.PWRB, 0x80) }
+        assert!(events.ends_with(b"\x14\x13_EVT\x09\x86\\\x2e_SB_PWRB\x0a\x80"), "{events:x?}");
+    }
+
+    #[test]
+    fn the_panic_device_names_its_port() {
+        let dsdt = dsdt(&Layout::new(512 * MIB, 40).unwrap(), &[]);
+        let device = body(&dsdt, b"_SB_PEVT");
+        assert!(contains(device, b"_HID\x0dQEMU0001\0"));
+        // I/O port descriptor: 16 bits, 505h to 505h, alignment 1, length 1.
+        assert!(contains(device, &[0x47, 1, 5, 5, 5, 5, 1, 1]));
+    }
+
+    /// Runs where Intel's compiler is installed.
+    #[test]
+    fn acpica_reads_the_dsdt_without_complaint() {
+        let slots: Vec<_> = layout::virtio_mmio().collect();
+        let dsdt = dsdt(&Layout::new(8192 * MIB, 40).unwrap(), &slots);
+        let folder = std::env::temp_dir().join(format!("dsdt-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("dsdt.aml"), dsdt.as_slice()).unwrap();
+        let iasl = |arguments: &[&str]| {
+            let mut command = std::process::Command::new("iasl");
+            command.args(arguments).current_dir(&folder).output().ok()
+        };
+        if let Some(disassembled) = iasl(&["-d", "dsdt.aml"]) {
+            assert!(disassembled.status.success(), "{disassembled:?}");
+            let source = std::fs::read_to_string(folder.join("dsdt.dsl")).unwrap();
+            // -we: warnings are errors.
+            let compiled = iasl(&["-we", "-p", "again", "dsdt.dsl"]).unwrap();
+            let said = String::from_utf8_lossy(&compiled.stdout);
+            assert!(compiled.status.success(), "{said}\n{source}");
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

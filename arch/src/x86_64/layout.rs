@@ -38,6 +38,8 @@ const FOUR_GIB: u64 = 4 * GIB;
 
 /// The boot GDT.
 pub const GDT: u64 = 0x500;
+/// What a kernel that is entered by PVH is told.
+pub const START_INFO: Region = Region { base: 0x6000, size: PAGE };
 /// `struct boot_params`, the "zero page".
 pub const BOOT_PARAMS: u64 = 0x7000;
 /// Top of the boot stack.
@@ -85,6 +87,11 @@ pub const COM1_IRQ: u32 = 4;
 /// keyboard, a cascade, a second serial port, a clock, the power management, a mouse or a
 /// coprocessor stays free.
 pub const VIRTIO_MMIO_IRQS: [u32; 14] = [16, 17, 18, 19, 20, 21, 22, 23, 10, 11, 6, 7, 14, 15];
+/// The line by which the power button tells that it was pressed: that of the SCI, which there is
+/// none of in hardware-reduced ACPI.
+pub const POWER_BUTTON_IRQ: u32 = 9;
+/// The port by which a guest tells of its panic.
+pub const PVPANIC: u16 = 0x505;
 /// The keyboard controller's first port; the last of its 5 is the command and status port.
 pub const I8042: u16 = 0x60;
 /// The ACPI sleep control register (ACPI 6.5, 4.8.3.7); the sleep status register follows it.

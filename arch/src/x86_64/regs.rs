@@ -1,16 +1,21 @@
-//! The state of the boot processor at the kernel's 64-bit entry point.
+//! The state of the boot processor at the kernel's entry point.
 //!
 //! Follows the 64-bit boot protocol of Linux (long mode, identity-mapped low memory, flat
-//! segments `__BOOT_CS` and `__BOOT_DS`) and Intel SDM volume 3 for the formats. Application
-//! processors need none of it: they wait for a start-up IPI.
+//! segments `__BOOT_CS` and `__BOOT_DS`) or the Xen x86/HVM direct boot ABI (32-bit protected mode
+//! without paging, flat segments), and Intel SDM volume 3 for the formats. Application processors
+//! need none of it: they wait for a start-up IPI.
 
 use kvm_bindings::{kvm_fpu, kvm_lapic_state, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs};
 
+use super::boot::Entry;
 use super::layout;
 
 const BOOT_CS: u16 = 0x10;
 const BOOT_DS: u16 = 0x18;
 const BOOT_TR: u16 = 0x20;
+
+/// Of the smallest 32-bit TSS.
+const TSS_LIMIT: u32 = 0x67;
 
 const CR0_PE: u64 = 1;
 const CR0_ET: u64 = 1 << 4;
@@ -40,32 +45,48 @@ const LVT_NMI: u32 = 0b100 << 8;
 const LVT_EXTINT: u32 = 0b111 << 8;
 const LVT_MASKED: u32 = 1 << 16;
 
-/// General registers at `entry`, the zero page in RSI.
-pub fn general(entry: u64) -> kvm_regs {
-    kvm_regs {
-        rip: entry,
-        rsi: layout::BOOT_PARAMS,
-        rsp: layout::BOOT_STACK,
-        rflags: RFLAGS_RESERVED,
-        ..Default::default()
-    }
+/// General registers at `entry`: the zero page in RSI, or the start info in EBX.
+pub fn general(entry: Entry) -> kvm_regs {
+    let (rip, rsi, rbx) = match entry {
+        Entry::Linux64(address) => (address, layout::BOOT_PARAMS, 0),
+        Entry::Pvh(address) => (address.into(), 0, layout::START_INFO.base),
+    };
+    let (rsp, rflags) = (layout::BOOT_STACK, RFLAGS_RESERVED);
+    kvm_regs { rip, rsi, rbx, rsp, rflags, ..Default::default() }
 }
 
-/// Puts `sregs`, as KVM resets them, into long mode on the boot page tables.
-pub fn enter_long_mode(sregs: &mut kvm_sregs) {
-    let data = data_segment();
-    sregs.cs = code_segment();
-    (sregs.ds, sregs.es, sregs.ss) = (data, data, data);
-    (sregs.fs, sregs.gs) = (data, data);
-    sregs.tr = task_segment();
+/// Puts `sregs`, as KVM resets them, into the mode that `entry` wants.
+pub fn enter(sregs: &mut kvm_sregs, entry: Entry) {
     sregs.gdt.base = layout::GDT;
     sregs.gdt.limit = GDT_LIMIT;
     sregs.idt.base = 0;
     sregs.idt.limit = 0;
+    let data = data_segment();
+    (sregs.ds, sregs.es, sregs.ss) = (data, data, data);
+    (sregs.fs, sregs.gs) = (data, data);
+    match entry {
+        Entry::Linux64(_) => enter_long_mode(sregs),
+        Entry::Pvh(_) => enter_protected_mode(sregs),
+    }
+}
+
+fn enter_long_mode(sregs: &mut kvm_sregs) {
+    sregs.cs = code_segment();
+    sregs.tr = task_segment();
     sregs.cr0 = CR0_PE | CR0_ET | CR0_NE | CR0_PG;
     sregs.cr3 = layout::PAGE_TABLES;
     sregs.cr4 |= CR4_PAE;
     sregs.efer |= EFER_LME | EFER_LMA;
+}
+
+/// The selectors are unspecified, and the GDT has 64-bit code at that of CS.
+fn enter_protected_mode(sregs: &mut kvm_sregs) {
+    sregs.cs = kvm_segment { l: 0, db: 1, ..code_segment() };
+    sregs.tr = kvm_segment { limit: TSS_LIMIT, ..task_segment() };
+    sregs.cr0 = CR0_PE | CR0_ET;
+    sregs.cr3 = 0;
+    sregs.cr4 = 0;
+    sregs.efer = 0;
 }
 
 const GDT_ENTRIES: usize = 5;
@@ -196,13 +217,30 @@ mod tests {
     #[test]
     fn the_processor_enters_in_long_mode_with_the_zero_page_in_rsi() {
         let mut sregs = kvm_sregs::default();
-        enter_long_mode(&mut sregs);
+        let entry = Entry::Linux64(0x10_0200);
+        enter(&mut sregs, entry);
         assert_eq!((sregs.cs.selector, sregs.cs.l, sregs.cs.db), (0x10, 1, 0));
         assert_eq!((sregs.ds.selector, sregs.ss.db), (0x18, 1));
         assert_eq!(sregs.efer, 0x500);
         assert_eq!(sregs.cr3, layout::PAGE_TABLES);
-        let regs = general(0x10_0200);
+        let regs = general(entry);
         assert_eq!((regs.rip, regs.rsi), (0x10_0200, layout::BOOT_PARAMS));
+    }
+
+    #[test]
+    fn pvh_enters_in_flat_protected_mode_with_the_start_info_in_ebx() {
+        let mut sregs = kvm_sregs::default();
+        let entry = Entry::Pvh(0x100_0000);
+        enter(&mut sregs, entry);
+        for segment in [sregs.cs, sregs.ds, sregs.es, sregs.ss] {
+            assert_eq!((segment.base, segment.limit), (0, u32::MAX));
+            assert_eq!((segment.present, segment.l, segment.db), (1, 0, 1));
+        }
+        assert_eq!((sregs.cs.type_ & 0b1010, sregs.ds.type_ & 0b1010), (0b1010, 0b0010));
+        assert_eq!((sregs.tr.base, sregs.tr.limit, sregs.tr.type_), (0, 0x67, 0xb));
+        assert_eq!((sregs.cr0 & !CR0_ET, sregs.cr4, sregs.efer), (CR0_PE, 0, 0));
+        let regs = general(entry);
+        assert_eq!((regs.rip, regs.rbx, regs.rflags), (0x100_0000, 0x6000, 2));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Logical units: what a command means.
 
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -43,6 +44,15 @@ pub trait LogicalUnit: fmt::Debug + Send + Sync {
     /// one that made it is to hear of MODE PARAMETERS CHANGED (SPC-6, MODE SELECT(6) command).
     fn mode_changes(&self) -> u32 {
         0
+    }
+
+    /// Makes everything stable that was written to it, and waits for that; called with none of its
+    /// commands in flight, before the VMM ends.
+    ///
+    /// # Errors
+    /// What the host says; writes may then be lost.
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
     }
 
     /// The longest READ or WRITE that it takes, in bytes.

@@ -172,6 +172,15 @@ pub enum DetachError {
     Busy(u8, u16),
 }
 
+/// What was written to a logical unit cannot be made stable.
+#[derive(Debug, thiserror::Error)]
+#[error("target {target} lun {lun} cannot be flushed")]
+pub struct FlushError {
+    target: u8,
+    lun: u16,
+    source: io::Error,
+}
+
 /// One initiator's SCSI domain.
 pub struct Bus {
     /// Held through a whole attach or detach, which may wait for commands to end.
@@ -364,6 +373,22 @@ impl Bus {
             unit.lun.reset();
             unit.attention.raise(SenseCode::SCSI_BUS_RESET_OCCURRED);
         }
+    }
+
+    /// Makes everything stable that was written to any logical unit; waits for it.
+    ///
+    /// # Errors
+    /// [`FlushError`] of the first logical unit that fails; all are tried.
+    pub fn flush(&self) -> Result<(), FlushError> {
+        let map = self.current();
+        let mut result = Ok(());
+        for (target, units) in (0..=u8::MAX).zip(&map.targets) {
+            for (lun, unit) in units.numbers().zip(units.units()) {
+                let flushed = unit.lun.flush();
+                result = result.and(flushed.map_err(|source| FlushError { target, lun, source }));
+            }
+        }
+        result
     }
 
     /// The longest READ or WRITE that every logical unit takes, in bytes.

@@ -15,7 +15,7 @@ mod management;
 mod responders;
 mod wakers;
 
-pub use bus::{AttachError, Bus, DetachError};
+pub use bus::{AttachError, Bus, DetachError, FlushError};
 pub use event::{BusEvent, EventSink};
 pub use lane::Lane;
 pub use management::{Function, Management, Outcome, Reply};

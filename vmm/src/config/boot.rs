@@ -4,13 +4,13 @@
 
 use std::path::{Path, PathBuf};
 
-use arch::boot::{self, NotBootable};
+use arch::boot;
 use arch::layout::Layout;
-use linux_loader::loader::bootparam::setup_header;
 
 use super::problems::{Problems, Refusal};
 use super::tree::{Field, Placed, Table};
 use super::{files, values};
+use crate::kernel::{self, BootError, Needs};
 use crate::spec::BootSpec;
 
 const CMDLINE_DEFAULT: &str = "console=ttyS0";
@@ -26,8 +26,7 @@ pub(super) struct Boot {
 #[derive(Clone, Debug)]
 struct Kernel {
     path: PathBuf,
-    /// The header of a bzImage; `None` for an ELF file.
-    header: Option<setup_header>,
+    needs: Needs,
 }
 
 #[derive(Clone, Debug)]
@@ -55,7 +54,7 @@ impl Boot {
         let path = |value: &_| values::path(value).map(|path| base.join(path));
         let kernel = table.read("kernel", |value| kernel(path(value)?), problems);
         if matches!(kernel, Field::Absent) {
-            let refusal = Refusal::new("missing", "add the path of a bzImage");
+            let refusal = Refusal::new("missing", "add the path of a kernel");
             problems.report(table.at(), "boot.kernel", &refusal);
         }
         let initramfs = table.read("initramfs", |value| initramfs(path(value)?), problems);
@@ -71,15 +70,16 @@ impl Boot {
     /// kernel.
     pub(super) fn fit(&self, memory: Placed<u64>, layout: &Layout, problems: &mut Problems<'_>) {
         let Some(kernel) = &self.kernel else { return };
-        let Some(header) = &kernel.value.header else { return };
-        self.fit_cmdline(kernel.at, header, problems);
+        let needs = kernel.value.needs;
+        self.fit_cmdline(kernel.at, needs.cmdline_max, problems);
         let room = layout.low_ram().end();
-        let mut needed = boot::kernel_footprint(header).end();
+        let mut needed = needs.end;
         let mut what = format!("the kernel at line {}", problems.line(kernel.at));
         if let Some(Some(initramfs)) = &self.initramfs {
             needed = needed.saturating_add(initramfs.value.size);
             what += &format!(" and the initramfs at line {}", problems.line(initramfs.at));
-            let fits = boot::place_initramfs(layout, header, initramfs.value.size).is_some();
+            let (limit, size) = (needs.initramfs_limit, initramfs.value.size);
+            let fits = boot::place_initramfs(layout, needs.end, limit, size).is_ok();
             if needed <= room && !fits {
                 let line = problems.line(kernel.at);
                 let why = format!("too large to lie where the kernel at line {line} looks for it");
@@ -95,10 +95,10 @@ impl Boot {
         }
     }
 
-    fn fit_cmdline(&self, kernel: usize, header: &setup_header, problems: &mut Problems<'_>) {
+    fn fit_cmdline(&self, kernel: usize, most: u64, problems: &mut Problems<'_>) {
         let Some(cmdline) = &self.cmdline else { return };
-        let (len, most) = (cmdline.value.len(), header.cmdline_size);
-        if len as u64 > u64::from(most) {
+        let len = cmdline.value.len();
+        if len as u64 > most {
             let line = problems.line(kernel);
             let why = format!("the kernel at line {line} takes {most} bytes, and these are {len}");
             problems.report(cmdline.at, "boot.cmdline", &Refusal::new(why, "shorten it"));
@@ -116,18 +116,21 @@ impl Boot {
 }
 
 fn kernel(path: PathBuf) -> Result<Kernel, Refusal> {
-    let head = files::head(&path, boot::HEADER_END)?;
-    match boot::parse_header(&head) {
-        Ok(header) => Ok(Kernel { path, header: Some(header) }),
-        Err(NotBootable::Elf) => Ok(Kernel { path, header: None }),
+    let (file, _) = files::readable(&path)?;
+    match kernel::needs(&path, file) {
+        Ok(needs) => Ok(Kernel { path, needs }),
         Err(error) => {
-            let why = format!("{} cannot be booted: {error}", path.display());
-            Err(Refusal::new(why, "name a bzImage or an ELF vmlinux for x86-64"))
+            let why = match error {
+                BootError::Kernel { why, .. } => why.to_string(),
+                other => other.to_string(),
+            };
+            let why = format!("{} cannot be booted: {why}", path.display());
+            Err(Refusal::new(why, kernel::NAME_A_KERNEL))
         }
     }
 }
 
 fn initramfs(path: PathBuf) -> Result<Initramfs, Refusal> {
-    let size = files::readable(&path)?;
+    let (_, size) = files::readable(&path)?;
     Ok(Initramfs { path, size })
 }

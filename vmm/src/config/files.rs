@@ -53,20 +53,11 @@ fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// The first `len` bytes of a regular file, or all if there are fewer.
-pub(super) fn head(path: &Path, len: usize) -> Result<Vec<u8>, Refusal> {
-    regular(path)?;
-    let file = open(path).map_err(|error| refused(path, &error))?;
-    let mut head = Vec::with_capacity(len);
-    file.take(len as u64).read_to_end(&mut head).map_err(|error| refused(path, &error))?;
-    Ok(head)
-}
-
-/// The size in bytes of a regular file that can be read.
-pub(super) fn readable(path: &Path) -> Result<u64, Refusal> {
+/// A regular file, to be read, and its size in bytes.
+pub(super) fn readable(path: &Path) -> Result<(File, u64), Refusal> {
     let metadata = regular(path)?;
-    open(path).map_err(|error| refused(path, &error))?;
-    Ok(metadata.len())
+    let file = open(path).map_err(|error| refused(path, &error))?;
+    Ok((file, metadata.len()))
 }
 
 /// A file that can be written, or made; which it is, if it is there.

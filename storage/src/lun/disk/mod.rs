@@ -287,6 +287,10 @@ impl LogicalUnit for Disk {
         self.state.mode_changes()
     }
 
+    fn flush(&self) -> std::io::Result<()> {
+        self.medium.flush()
+    }
+
     fn max_transfer(&self) -> u64 {
         u64::from(MAX_TRANSFER)
     }

@@ -36,7 +36,7 @@ fn sections_and_keys() {
         ),
         ("{LUN}", "1:1: [boot]: missing; add it, with the kernel to boot"),
         ("boot = 'vmlinuz'\n{LUN}", "1:8: boot = \"vmlinuz\": not a table; write [boot]"),
-        ("[boot]\n{LUN}", "1:1: boot.kernel: missing; add the path of a bzImage"),
+        ("[boot]\n{LUN}", "1:1: boot.kernel: missing; add the path of a kernel"),
         ("[control]\nsocket = 'x'\n{BOOT}{LUN}", "1:2: control: not supported yet; remove it"),
         ("[sandbox]\n{BOOT}{LUN}", "1:2: sandbox: not supported yet; remove it"),
         ("{BOOT}{LUN}[[net]]\ntap = 'tap0'", "6:3: net: not supported yet; remove it"),
@@ -165,9 +165,8 @@ fn boot() {
         ),
         (
             "[boot]\nkernel = 'a.raw'\n{LUN}",
-            "2:10: boot.kernel = \"a.raw\": a.raw cannot be booted: it is not a bzImage: give the \
-             kernel as distributions install it (vmlinuz); name a bzImage or an ELF vmlinux for \
-             x86-64",
+            "2:10: boot.kernel = \"a.raw\": a.raw cannot be booted: it is neither a bzImage \
+             nor an ELF file; name a bzImage or an ELF vmlinux for x86-64, not compressed",
         ),
     ]);
 }
@@ -293,9 +292,9 @@ fn dotted_keys_and_inline_tables_have_their_places() {
         ),
         (
             "# é\nboot.initramfs = 'initramfs'\n{LUN}",
-            "2:1: boot.kernel: missing; add the path of a bzImage",
+            "2:1: boot.kernel: missing; add the path of a kernel",
         ),
-        ("boot = { cmdline = 'x' }\n{LUN}", "1:8: boot.kernel: missing; add the path of a bzImage"),
+        ("boot = { cmdline = 'x' }\n{LUN}", "1:8: boot.kernel: missing; add the path of a kernel"),
         (
             "controller = [{ lun = [{ image = 'a.raw' }, { }] }]\n{BOOT}",
             "1:45: [[controller.lun]]: nothing holds its data; add image or block",
@@ -367,7 +366,7 @@ serial = { file = 'no/log' }
         "guest1.toml:6:7: controller.lun.wwn = \"x\": not a WWN; \
          it must be 16 hex digits that begin with 2, 3 or 5, or 32 that begin with 6",
         "guest1.toml:7:1: [[controller.lun]]: nothing holds its data; add image or block",
-        "guest1.toml:9:1: boot.kernel: missing; add the path of a bzImage",
+        "guest1.toml:9:1: boot.kernel: missing; add the path of a kernel",
         "guest1.toml:10:1: unknown key \"kernl\" in [boot]: it would have no effect; \
          did you mean \"kernel\"?",
         "guest1.toml:12:9: machine.vcpus = 0: out of range; write an integer from 1 to 64",

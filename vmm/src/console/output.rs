@@ -1,0 +1,210 @@
+//! What the guest wrote and nobody has read yet.
+
+use std::io::{self, ErrorKind, Write};
+use std::mem;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+/// Bytes of output that wait for their reader; further ones are lost.
+const OUTPUT_LIMIT: usize = 1 << 20;
+/// Bytes written at once, and so the measure of a reader's progress.
+const CHUNK: usize = 4096;
+const RETRY: Duration = Duration::from_millis(10);
+/// How long the end waits for a reader that reads nothing.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The guest's output on its way to a reader, who may be slow or gone: a thread writes it, so
+/// that no vCPU waits.
+#[derive(Debug)]
+pub(super) struct Output(Arc<Queue>);
+
+/// The guest's end of an [`Output`]. Writing to it never blocks and never fails.
+#[derive(Clone, Debug)]
+pub(super) struct Writer(Arc<Queue>);
+
+#[derive(Debug, Default)]
+struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: Vec<u8>,
+    /// Bytes that the thread took and has not written yet.
+    writing: usize,
+    written: u64,
+    lost: u64,
+    gone: bool,
+}
+
+impl Output {
+    /// An output to `sink`, which may block. An error of `sink` ends the output.
+    ///
+    /// # Errors
+    /// When the host cannot start a thread.
+    pub(super) fn new(sink: impl Write + Send + 'static) -> io::Result<Self> {
+        let queue = Arc::new(Queue::default());
+        let shared = Arc::clone(&queue);
+        // Never joined: a reader who does not read would keep it for ever.
+        thread::Builder::new().name("console".to_owned()).spawn(move || shared.drain(sink))?;
+        Ok(Output(queue))
+    }
+
+    /// A guest's end.
+    pub(super) fn writer(&self) -> Writer {
+        Writer(Arc::clone(&self.0))
+    }
+
+    /// Waits until all is written, or the reader has taken nothing for a while; returns how many
+    /// bytes were lost in all.
+    pub(super) fn finish(&self) -> u64 {
+        self.0.finish(PATIENCE)
+    }
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, bytes: &[u8]) {
+        let mut state = self.lock();
+        if state.gone || state.waiting.len() + bytes.len() > OUTPUT_LIMIT {
+            state.lost += bytes.len() as u64;
+            return;
+        }
+        let idle = state.waiting.is_empty();
+        state.waiting.extend_from_slice(bytes);
+        if idle {
+            self.changed.notify_all();
+        }
+    }
+
+    fn drain(&self, mut sink: impl Write) {
+        loop {
+            for chunk in self.next().chunks(CHUNK) {
+                if write_all(&mut sink, chunk).is_err() {
+                    return self.close();
+                }
+                let mut state = self.lock();
+                state.writing -= chunk.len();
+                state.written += chunk.len() as u64;
+                self.changed.notify_all();
+            }
+        }
+    }
+
+    fn close(&self) {
+        let mut state = self.lock();
+        state.gone = true;
+        state.lost += (mem::take(&mut state.writing) + state.waiting.len()) as u64;
+        state.waiting = Vec::new();
+        self.changed.notify_all();
+    }
+
+    /// Waits for output and takes it.
+    fn next(&self) -> Vec<u8> {
+        let state = self.lock();
+        let mut state = self
+            .changed
+            .wait_while(state, |state| state.waiting.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+        let bytes = mem::take(&mut state.waiting);
+        state.writing = bytes.len();
+        bytes
+    }
+
+    fn finish(&self, patience: Duration) -> u64 {
+        let mut state = self.lock();
+        loop {
+            let before = state.written;
+            let busy = |state: &mut State| {
+                !state.gone && state.waiting.len() + state.writing > 0 && state.written == before
+            };
+            let (next, timeout) = self
+                .changed
+                .wait_timeout_while(state, patience, busy)
+                .unwrap_or_else(PoisonError::into_inner);
+            state = next;
+            let left = (state.waiting.len() + state.writing) as u64;
+            if state.gone || left == 0 || timeout.timed_out() {
+                return state.lost + left;
+            }
+        }
+    }
+}
+
+/// Writes all of `bytes`, even where another program made standard output non-blocking.
+fn write_all(sink: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match sink.write(bytes) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(RETRY),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+impl Write for Writer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.push(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    #[test]
+    fn output_arrives_whole_and_in_order() {
+        let (mut reader, sink) = io::pipe().unwrap();
+        let output = Output::new(sink).unwrap();
+        let expected: Vec<u8> = (0..100_000u32).map(|index| (index % 251) as u8).collect();
+        let mut writer = output.writer();
+        let count = expected.len();
+        let collected = thread::spawn(move || {
+            let mut bytes = vec![0; count];
+            reader.read_exact(&mut bytes).unwrap();
+            bytes
+        });
+        expected.chunks(7).for_each(|chunk| writer.write_all(chunk).unwrap());
+        assert_eq!(output.finish(), 0);
+        assert_eq!(collected.join().unwrap(), expected);
+    }
+
+    #[test]
+    fn a_reader_who_does_not_read_blocks_nobody() {
+        let (_reader, sink) = io::pipe().unwrap();
+        let output = Output::new(sink).unwrap();
+        let mut writer = output.writer();
+        for _ in 0..64 {
+            writer.write_all(&[b'x'; 64 << 10]).unwrap();
+        }
+        let lost = output.0.finish(Duration::from_millis(100));
+        // What fits in the pipe is with the reader; all else is lost.
+        assert!(lost >= (64 * (64 << 10)) - (128 << 10), "{lost}");
+    }
+
+    #[test]
+    fn a_reader_who_is_gone_blocks_nobody() {
+        let (reader, sink) = io::pipe().unwrap();
+        let output = Output::new(sink).unwrap();
+        drop(reader);
+        let mut writer = output.writer();
+        writer.write_all(b"hello").unwrap();
+        assert_eq!(output.finish(), 5);
+        writer.write_all(b"again").unwrap();
+        assert_eq!(output.finish(), 10);
+    }
+}

@@ -1,0 +1,240 @@
+//! A guest and its lives: what is opened once, and the machine that is built anew at each reboot.
+//!
+//! Kept from life to life are the files, the locks and the SCSI buses of the logical units, the
+//! kernel and the initramfs, the console and its terminal, and the log. Kernel and initramfs are
+//! read again from the descriptors that were opened first: a file that is replaced during the
+//! run, as package managers do it, takes effect at the next start of the VMM. The virtual machine
+//! with its vCPUs, devices and zeroed memory is dropped and built again from the same
+//! specifications; in between, every logical unit sees a hard reset.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kvm_ioctls::Kvm;
+use storage::engine::Pool;
+
+use crate::build::{self, BuildError, FlushError, Hba};
+use crate::console::{Console, ConsoleError};
+use crate::event_loop::{self, End, Front, Life};
+use crate::exit::Exit;
+use crate::kernel::{BootError, BootFiles};
+use crate::machine::{self, Machine, MachineError};
+use crate::signals::Signals;
+use crate::spec::{GuestSpec, MachineSpec, OnCrash, OnReboot};
+
+/// Threads for image I/O that cannot go by ring, shared by all controllers.
+const POOL_THREADS: usize = 8;
+
+/// The guest cannot be made ready to run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    /// Kernel or initramfs are not usable.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// The machine could not be built.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// A controller could not be built.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// The console cannot be had.
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
+    /// The host lacks what the main thread needs.
+    #[error("the host refuses {what}")]
+    Host {
+        /// What was refused.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The VMM cannot go on with the guest.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    /// A vCPU could not be started.
+    #[error(transparent)]
+    Start(#[from] MachineError),
+    /// The main loop failed.
+    #[error("the main loop cannot wait")]
+    Loop(#[from] io::Error),
+    /// It ran, and cannot be built again.
+    #[error("the guest cannot be started again")]
+    Restart(#[from] StartError),
+    /// What it wrote may be lost.
+    #[error(transparent)]
+    Flush(#[from] FlushError),
+}
+
+fn host(what: &'static str) -> impl Fn(io::Error) -> StartError {
+    move |source| StartError::Host { what, source }
+}
+
+/// A guest with all that its lives share.
+#[derive(Debug)]
+pub(crate) struct Guest<'a> {
+    spec: &'a GuestSpec,
+    kvm: Kvm,
+    boot: BootFiles,
+    hbas: Vec<Hba>,
+    pool: Arc<Pool>,
+    front: Front,
+}
+
+/// A guest that is ready to run.
+#[derive(Debug)]
+pub(crate) struct Ready<'a> {
+    guest: Guest<'a>,
+    machine: Machine,
+}
+
+impl<'a> Guest<'a> {
+    /// Opens everything that `spec` names, and builds the machine; runs nothing.
+    ///
+    /// # Errors
+    /// [`StartError`] says what cannot be had.
+    pub(crate) fn prepare(spec: &'a GuestSpec) -> Result<Ready<'a>, StartError> {
+        let signals = Signals::new().map_err(host("to receive signals"))?;
+        let mut guest = Guest {
+            spec,
+            boot: BootFiles::open(&spec.boot)?,
+            kvm: machine::open_kvm()?,
+            hbas: build::open(&spec.controllers)?,
+            pool: Pool::new(POOL_THREADS),
+            front: Front { signals, console: Console::open(&spec.serial)? },
+        };
+        let machine = guest.build()?;
+        // Whatever else there is to complain of has been.
+        guest.front.console.take_terminal().map_err(host("to set the terminal up"))?;
+        Ok(Ready { guest, machine })
+    }
+
+    /// A machine with its controllers.
+    fn build(&self) -> Result<Machine, StartError> {
+        let console = &self.front.console;
+        let room = console.room().map_err(host("an event"))?;
+        let machine =
+            Machine::new(&self.kvm, &self.spec.machine, &self.boot, console.writer(), room)?;
+        for hba in &self.hbas {
+            hba.add_to(&machine, &self.pool)?;
+        }
+        Ok(machine)
+    }
+
+    /// All lives, the first of them in `machine`; returns how the last one ended.
+    fn lives(&mut self, mut machine: Machine) -> Result<End, RunError> {
+        let mut crashes = Crashes::default();
+        loop {
+            let start = Instant::now();
+            let Life { end, asked } = self.live(machine)?;
+            let pause = match restart(&self.spec.machine, &end) {
+                // Whoever wants the guest to end does not want it to begin again.
+                Some(_) if asked => return Ok(end),
+                None => return Ok(end),
+                Some(Why::Reset) => Duration::ZERO,
+                Some(Why::Crash) => crashes.pause(start.elapsed()),
+            };
+            announce(&end, pause);
+            if event_loop::pause(&mut self.front, pause)? {
+                return Ok(end);
+            }
+            self.hbas.iter().for_each(Hba::hard_reset);
+            machine = self.build()?;
+        }
+    }
+
+    /// One life. Nothing of the machine is left when this returns.
+    fn live(&mut self, mut machine: Machine) -> Result<Life, RunError> {
+        machine.start()?;
+        Ok(event_loop::run(&mut self.front, &machine, self.spec.machine.stop_timeout)?)
+    }
+}
+
+impl Ready<'_> {
+    /// Runs the guest from life to life, until its end is that of the VMM too. By then all of its
+    /// output and all that it wrote to its disks is where it belongs, and the terminal is as it
+    /// was.
+    ///
+    /// # Errors
+    /// [`RunError`]
+    pub(crate) fn run(self) -> Result<End, RunError> {
+        let Ready { mut guest, machine } = self;
+        let end = guest.lives(machine);
+        // Before all that may take its time.
+        guest.front.console.give_terminal_back();
+        let flushed = build::flush(&guest.hbas);
+        guest.front.console.finish();
+        let end = end?;
+        flushed?;
+        Ok(end)
+    }
+}
+
+/// Why a guest starts again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    Reset,
+    Crash,
+}
+
+/// Whether a guest starts again whose life ended so.
+fn restart(spec: &MachineSpec, end: &End) -> Option<Why> {
+    match end {
+        End::Guest(Exit::Reset) => (spec.on_reboot == OnReboot::Restart).then_some(Why::Reset),
+        End::Guest(Exit::Crash(_)) => (spec.on_crash == OnCrash::Restart).then_some(Why::Crash),
+        End::Guest(Exit::PowerOff | Exit::Failure(_)) | End::Forced(_) => None,
+    }
+}
+
+fn announce(end: &End, pause: Duration) {
+    match end {
+        End::Guest(Exit::Crash(what)) if pause.is_zero() => {
+            log::error!("the guest crashed, and starts again: {what}");
+        }
+        End::Guest(Exit::Crash(what)) => {
+            log::error!("the guest crashed, and starts again in {pause:?}: {what}");
+        }
+        _ => log::info!("the guest reset, and starts again"),
+    }
+}
+
+/// Crashes that follow each other closely. A guest that crashes whenever it starts must not keep
+/// the host busy: its next start is put off, at first by a second, then by twice the time before,
+/// up to a minute. One that had lived for a minute starts at once.
+#[derive(Debug, Default)]
+struct Crashes {
+    pause: Duration,
+}
+
+impl Crashes {
+    const FIRST: Duration = Duration::from_secs(1);
+    const LONGEST: Duration = Duration::from_secs(60);
+    const LONG_LIFE: Duration = Duration::from_secs(60);
+
+    /// How long to wait after a crash that ended a life as long as `lived`.
+    fn pause(&mut self, lived: Duration) -> Duration {
+        self.pause = if lived >= Self::LONG_LIFE {
+            Duration::ZERO
+        } else {
+            (2 * self.pause).clamp(Self::FIRST, Self::LONGEST)
+        };
+        self.pause
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn crashes_in_a_row_are_put_off_longer_and_longer() {
+        let mut crashes = Crashes::default();
+        let pauses: Vec<u64> =
+            (0..9).map(|_| crashes.pause(Duration::from_millis(50)).as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(crashes.pause(Duration::from_secs(3600)), Duration::ZERO);
+        assert_eq!(crashes.pause(Duration::from_secs(59)), Duration::from_secs(1));
+    }
+}
