@@ -127,6 +127,17 @@ impl Thin {
     }
 
     fn check(&self, seen: &Outcome) -> Result<()> {
+        let limits = [
+            "discard_max_hw_bytes:268435456\n",
+            "write_zeroes_max_bytes:67108864\n",
+            "fua:1\n",
+            "write_cache:write back\n",
+        ];
+        seen.assert_has("limits", &limits);
+        seen.assert_has("cache-off", &["write through\n"]);
+        seen.assert_has("cache-on", &["write back\n"]);
+        seen.assert_good(&["stopped", "started"]);
+        seen.assert_has("not-ready", &["device not ready"]);
         seen.assert_good(&["unmap", "unmap-zero", "same-10", "same-16", "same-unmap"]);
         seen.assert_good(&[
             "same-unmap-zero",
@@ -135,7 +146,7 @@ impl Thin {
             "zeroout",
             "zeroout-zero",
         ]);
-        seen.assert_has("unmap-beyond", &["Logical block address out of range"]);
+        seen.assert_has("unmap-beyond", &["LBA out of range"]);
         let Thin(image) = self;
         for (mib, count) in [(1, 2), (6, 1), (8, 1)] {
             assert!(image.is_hole(mib * MIB, count * MIB)?, "{count} MiB at {mib} are a hole");

@@ -32,6 +32,11 @@ fn waiting(guest: &Guest) -> Result<Running> {
     Ok(running)
 }
 
+fn kill(running: Running) -> Result<()> {
+    running.program().signal(Signal::SIGKILL)?;
+    running.finish().map(drop)
+}
+
 /// Asserts that `vmm` refuses the configuration, and starts nothing: with these words on one line.
 fn assert_refused(guest: &Guest, words: &[&str]) -> Result<()> {
     let seen = guest.run("exit")?;
@@ -94,7 +99,7 @@ fn what_is_not_written_stays_a_hole() -> Result<()> {
         "disk=$(disk 0:0:0:0)
          section read dd if=$disk of=/dev/null bs=1M count=64 iflag=direct
          section mkfs mkfs.ext4 -q -E lazy_itable_init=0 $disk
-         section discard blkdiscard $disk",
+         section discard blkdiscard -f $disk",
     )?;
     seen.assert_powered_off();
     seen.assert_good(&["read", "mkfs", "discard"]);
@@ -106,21 +111,19 @@ fn what_is_not_written_stays_a_hole() -> Result<()> {
 
 #[test]
 fn an_image_in_use_is_refused_unless_both_sides_allow_it() -> Result<()> {
+    const SHARED: &str = "shared = true\nwwn = \"naa.3000000000000001\"";
     let mut first = Guest::new(ANY)?;
     let mine = first.lun("mine.img", MIB, "")?;
     let read = first.lun("read.img", MIB, "read_only = true")?;
-    let both = first.lun("both.img", MIB, "shared = true")?;
+    let both = first.lun("both.img", MIB, SHARED)?;
     let running = waiting(&first)?;
 
-    for (image, lines) in [(&mine, ""), (&mine, "read_only = true"), (&mine, "shared = true")] {
+    let refused =
+        [(&mine, ""), (&mine, "read_only = true"), (&mine, SHARED), (&read, ""), (&both, "")];
+    for (image, lines) in refused {
         let mut second = Guest::new(ANY)?;
         second.medium("image", image.path(), lines);
-        assert_refused(&second, &["mine.img", "lock"])?;
-    }
-    for (image, lines) in [(&read, ""), (&both, "")] {
-        let mut second = Guest::new(ANY)?;
-        second.medium("image", image.path(), lines);
-        assert_refused(&second, &["lock"])?;
+        assert_refused(&second, &[&image.path().display().to_string(), "in use by vmm"])?;
     }
     let qemu = Command::new("timeout").arg("60").args(qemu(mine.path())).output()?;
     let stderr = String::from_utf8_lossy(&qemu.stderr);
@@ -128,12 +131,9 @@ fn an_image_in_use_is_refused_unless_both_sides_allow_it() -> Result<()> {
 
     let mut second = Guest::new(ANY)?;
     second.medium("image", read.path(), "read_only = true");
-    second.medium("image", both.path(), "shared = true");
+    second.medium("image", both.path(), SHARED);
     second.run("exit")?.assert_powered_off();
-
-    running.program().signal(Signal::SIGTERM)?;
-    running.finish()?.assert_powered_off();
-    Ok(())
+    kill(running)
 }
 
 /// The words of a QEMU that has `image` attached, and whose guest never runs.
@@ -153,10 +153,8 @@ fn an_image_in_use_by_qemu_is_refused() -> Result<()> {
     // A QEMU without a monitor's reader is content; its greeting comes when all is opened.
     let mut other = Running::start(Command::new(&words[0]).args(&words[1..]))?;
     other.wait_for("{\"QMP\"")?;
-    assert_refused(&guest, &["disk.img", "lock"])?;
-    other.program().signal(Signal::SIGKILL)?;
-    other.finish()?;
-    Ok(())
+    assert_refused(&guest, &["disk.img", "in use by qemu"])?;
+    kill(other)
 }
 
 // ---- block devices -------------------------------------------------------------------------------
@@ -263,9 +261,7 @@ fn a_block_device_in_use_by_another_vmm_is_refused() -> Result<()> {
     second.medium("block", &device.device, "");
     let running = waiting(&first)?;
     assert_refused(&second, &[&device.device.display().to_string()])?;
-    running.program().signal(Signal::SIGTERM)?;
-    running.finish()?.assert_powered_off();
-    Ok(())
+    kill(running)
 }
 
 #[test]

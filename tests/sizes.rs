@@ -60,6 +60,37 @@ fn all_of_300_disks_are_found_by_mmio() -> Result<()> {
     all_of_300_disks_are_found(Transport::Mmio, "6.12")
 }
 
+/// Twelve controllers in turn by PCI and by MMIO, each with queues of its own size and number.
+#[test]
+fn controllers_of_both_transports_share_a_guest() -> Result<()> {
+    let mut guest = Guest::new(Cell { vcpus: 2, ..ANY })?;
+    let (mut sums, mut script) = (String::new(), String::new());
+    for index in 0..12_u8 {
+        let transport = if index % 2 == 0 { Transport::Pci } else { Transport::Mmio };
+        let queue_size = 8 << (index % 8);
+        if index > 0 {
+            let queues = index % 3 + 1;
+            let lines = format!("request_queues = {queues}\nqueue_size = {queue_size}");
+            guest.controller(transport, &lines);
+        }
+        let wwn = format!("naa.30000000000000{index:02x}");
+        let disk = guest.lun(&format!("{index}.img"), MIB, &format!("wwn = \"{wwn}\""))?;
+        disk.write(0, &pattern(2 * u64::from(index), 1 << 20))?;
+        sums += &format!("{}  -\n", disk.sha256(0, 1 << 20)?);
+        script +=
+            &format!("find_disk {wwn}; dd if=$disk bs=1M iflag=direct 2>/dev/null | sha256sum\n");
+    }
+    let seen = guest.run(&format!(
+        "read_all() {{ {script} }}\nsection read read_all\nsection complaints complaints\n\
+         section hosts sh -c 'ls -d /sys/class/scsi_host/* | wc -l'"
+    ))?;
+    seen.assert_powered_off();
+    assert_eq!(seen.section("read").unwrap(), sums + "status 0\n");
+    seen.assert_has("hosts", &["12\n"]);
+    assert_eq!(seen.section("complaints"), Some("status 1\n"));
+    Ok(())
+}
+
 /// Reads a disk on every processor: each has a request queue of its own.
 const READ_ON_EACH: &str = "
     read_on_each() {

@@ -31,6 +31,9 @@ pub trait Platform: Send + Sync {
     /// When the host has no interrupt route or file descriptor left.
     fn allocate_msi(&self) -> io::Result<MsiVector>;
 
+    /// Takes a vector back, unrouting it. Its event delivers nothing any more.
+    fn free_msi(&self, vector: &MsiVector);
+
     /// Routes vector `id` to `message`, or unroutes it with `None`; a write to the event of an
     /// unrouted vector is lost.
     ///

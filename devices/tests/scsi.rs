@@ -179,7 +179,7 @@ fn a_broken_ring_needs_a_reset_and_works_after_it() {
         host.kick(REQUEST);
         host.kick(CONTROL);
         assert!(host.comes_to_need_reset(), "{what}");
-        host.controller.reset();
+        host.reset();
         host.request = Ring::new(&host.memory, 4 * RING_LEN, QUEUE_SIZE);
         host.control = Ring::new(&host.memory, 5 * RING_LEN, QUEUE_SIZE);
         host.activate(VERSION_1);
@@ -190,7 +190,7 @@ fn a_broken_ring_needs_a_reset_and_works_after_it() {
 #[test]
 fn a_reset_ends_everything_and_the_device_starts_again() {
     let mut host = Host::new(VERSION_1);
-    host.controller.reset();
+    host.reset();
     let segments = host.place(0, &command(0, &[0; 6]), &[], 0);
     host.request.push_indirect(0, &segments);
     host.kick(REQUEST);
@@ -230,7 +230,7 @@ fn the_driver_may_change_the_sizes_until_reset() {
     let mut config = [0; 36];
     host.controller.read_config(0, &mut config);
     assert_eq!((config[0], config[20], config[24]), (1, 18, 16));
-    host.controller.reset();
+    host.reset();
     host.controller.read_config(0, &mut config);
     assert_eq!((config[20], config[24]), (96, 32));
 }

@@ -12,7 +12,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use devices::virtio::VirtioDevice;
 use host::{
     BUFFERS, CONTROL, EVENT_IDX, GOOD, Host, LONG, REQUEST, RESPONSE, VERSION_1, data_at, disk,
     outcome, response_at,
@@ -491,7 +490,7 @@ fn a_reset_of_the_device_takes_functions_along() {
     ask(host, LOGICAL_UNIT_RESET, 0, LUN, 0);
     does_nothing(host, CONTROL);
     scene.stall.release();
-    host.controller.reset();
+    host.reset();
     host.request = Ring::new(&host.memory, 4 * RING_LEN, host::QUEUE_SIZE);
     host.control = Ring::new(&host.memory, 5 * RING_LEN, host::QUEUE_SIZE);
     host.activate(VERSION_1);

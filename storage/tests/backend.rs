@@ -313,7 +313,7 @@ fn apply(backend: &dyn Backend, model: &mut Model, op: &Op) {
 fn a_random_trace_has_one_outcome() {
     let empty: Model = vec![Some(0); usize::try_from(UNITS).unwrap() * UNIT];
     let subjects = subjects(empty.len() as u64);
-    proptest!(ProptestConfig::with_cases(24), |(ops in prop::collection::vec(op(), 1..30))| {
+    proptest!(ProptestConfig::with_cases(16), |(ops in prop::collection::vec(op(), 1..30))| {
         for subject in &subjects {
             let mut model = empty.clone();
             write(subject.backend.as_ref(), 0, OwnedBuf::zeroed(&[model.len()])).unwrap();

@@ -131,6 +131,25 @@ fn a_missing_logical_unit_says_so() {
 }
 
 #[test]
+fn all_sense_data_of_a_logical_unit_has_the_format_that_it_was_told() {
+    let mut queue = Queue::new(&[(0, 0), (0, 1)]);
+    queue.clear(0, 0);
+    // MODE SELECT(6) of the Control page with D_SENSE.
+    let list = [0, 0, 0, 0, 0x0a, 10, 0x04, 0x10, 0, 0, 0, 0, 0, 0, 0, 0];
+    let (_, task) = queue.initiator.task(&[0x15, 0x10, 0, 0, 16, 0], &list, 0);
+    let address = LunAddress { target: 0, lun: Lun::Unit(0) };
+    let Submitted::Done(answer) = queue.lane.submit(address, task, &mut queue.io) else { panic!() };
+    queue.settle(answer);
+    let mut format = |target, number| match queue.run(target, Lun::Unit(number), &[0xff]).0 {
+        Response::Status { sense: Some(sense), .. } => sense.descriptor_format,
+        other => panic!("{other:?}"),
+    };
+    assert!(format(0, 0));
+    // A unit attention of another one, a refusal there, and one without a logical unit.
+    assert!(!format(0, 1) && !format(0, 1) && !format(0, 2));
+}
+
+#[test]
 fn report_luns_lists_the_target_in_both_formats() {
     let mut queue = Queue::new(&[(0, 300), (0, 1), (3, 9)]);
     let list =

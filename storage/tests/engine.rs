@@ -20,7 +20,7 @@ use storage::buffer::DataBuf;
 use storage::engine::{IoContext, Pool};
 use storage::lun::LogicalUnit;
 use storage::lun::disk::Disk;
-use storage::scsi::sense::SenseCode;
+use storage::scsi::sense::{Sense, SenseCode};
 use storage::scsi::status::Status;
 use storage::task::Response;
 use storage::testing::disk_spec;
@@ -57,6 +57,8 @@ fn direct_image() -> Option<(NamedTempFile, Disk)> {
 enum Op {
     Read { lba: u64, blocks: u32, fua: bool, room: usize },
     Write { lba: u64, blocks: u32, fua: bool, fill: u8 },
+    Same { lba: u64, blocks: u32, fill: u8 },
+    Verify { lba: u64, blocks: u32, bytchk: u8, fill: u8 },
     Flush,
 }
 
@@ -65,7 +67,15 @@ fn op() -> impl Strategy<Value = Op> {
         .prop_map(|(lba, blocks, fua, room)| Op::Read { lba, blocks, fua, room });
     let write = (0..BLOCKS + 2, 0u32..20, any::<bool>(), any::<u8>())
         .prop_map(|(lba, blocks, fua, fill)| Op::Write { lba, blocks, fua, fill });
-    prop_oneof![4 => read, 4 => write, 1 => Just(Op::Flush)]
+    // Few values, so that some blocks are as they are expected.
+    let same = (0..BLOCKS + 2, 0u32..20, 0u8..2).prop_map(|(lba, blocks, fill)| Op::Same {
+        lba,
+        blocks,
+        fill,
+    });
+    let verify = (0..BLOCKS + 2, 0u32..20, 0u8..4, 0u8..2)
+        .prop_map(|(lba, blocks, bytchk, fill)| Op::Verify { lba, blocks, bytchk, fill });
+    prop_oneof![4 => read, 3 => write, 3 => same, 3 => verify, 1 => Just(Op::Flush)]
 }
 
 /// Runs `ops` one after the other; returns what the initiator saw.
@@ -89,6 +99,17 @@ fn run_aligned(
             Op::Write { lba, blocks, fua, fill } => {
                 let data = vec![fill; blocks as usize * BLOCK + 7];
                 initiator.task(&transfer_16(0x8a, fua, lba, blocks), &data, 0)
+            }
+            Op::Same { lba, blocks, fill } => {
+                let mut cdb = transfer_16(0x93, false, lba, blocks);
+                // NDOB
+                cdb[1] |= u8::from(fill == 0);
+                initiator.task(&cdb, &[fill; BLOCK], 0)
+            }
+            Op::Verify { lba, blocks, bytchk, fill } => {
+                let mut cdb = transfer_16(0x8f, false, lba, blocks);
+                cdb[1] |= bytchk << 1;
+                initiator.task(&cdb, &vec![fill; blocks as usize * BLOCK + 7], 0)
             }
             Op::Flush => initiator.task(&SYNCHRONIZE_CACHE, &[], 0),
         };
@@ -231,10 +252,9 @@ fn an_image_that_became_shorter_is_a_medium_error() {
         let (file, disk) = image();
         file.as_file().set_len(BLOCK as u64 * 3 / 2).unwrap();
         let seen = run(&disk, &mut io, &[Op::Read { lba: 0, blocks: 4, fua: false, room: 2048 }]);
-        let expected = Response::check_condition(
-            SenseCode::UNRECOVERED_READ_ERROR,
-            2048 - BLOCK as u32 * 3 / 2,
-        );
+        let code = SenseCode::UNRECOVERED_READ_ERROR;
+        let sense = Sense { information: Some(1), ..code.into() };
+        let expected = Response::check_condition(sense, 2048 - BLOCK as u32 * 3 / 2);
         assert_eq!(seen[0].0, expected, "{name}");
     }
 }

@@ -372,6 +372,68 @@ fn a_disk_is_refused_while_its_partition_is_taken() {
 }
 
 #[test]
+fn a_member_of_a_volume_is_refused_and_the_volume_is_not() {
+    let _alone = alone();
+    let Some(device) = Loop::attach(SIZE, &[]) else { return };
+    let name = format!("vmm-test-{}", process::id());
+    let table = format!("0 {} linear {} 0", SIZE / 512, device.device.display());
+    if let Err(why) = host::run("dmsetup", &["create", &name, "--table", &table]) {
+        eprintln!("skipped: no device mapper: {why}");
+        return;
+    }
+    // Where there is no udev, nobody else makes its node.
+    host::run("dmsetup", &["mknodes", &name]).unwrap();
+    let volume = Path::new("/dev/mapper").join(&name);
+    let member = lun::open(&of_device(&device.device)).map(drop);
+    let opened = [false, true].map(|direct| {
+        let options = Options { direct, ..Options::default() };
+        BlockDevice::open(&volume, &options).map(|it| it.geometry().blocks)
+    });
+    host::run("dmsetup", &["remove", &name]).unwrap();
+    assert!(member.unwrap_err().to_string().contains("is mounted, or taken by LVM, md, device"));
+    for blocks in opened {
+        assert_eq!(blocks.unwrap(), SIZE / 512);
+    }
+}
+
+/// On whatever disks the host has, which are only looked at.
+#[test]
+fn a_device_has_the_topology_that_its_kernel_states() {
+    let _alone = alone();
+    let options = Options { read_only: true, shared: true, ..Options::default() };
+    for disk in fs::read_dir("/sys/block").unwrap().flatten() {
+        let device = Path::new("/dev").join(disk.file_name());
+        let Ok(opened) = BlockDevice::open(&device, &options) else { continue };
+        let stated = |attribute: &str| -> u32 {
+            let value = fs::read_to_string(disk.path().join(attribute)).unwrap();
+            value.trim_end().parse().unwrap_or(0)
+        };
+        let topology = opened.topology();
+        eprintln!("{}: {topology:?}", device.display());
+        assert_eq!(topology.physical_block_size, stated("queue/physical_block_size"));
+        assert_eq!(topology.alignment_offset, stated("alignment_offset"));
+        assert_eq!(opened.geometry().block_size, stated("queue/logical_block_size"));
+    }
+}
+
+/// On whatever zoned devices the host has.
+#[test]
+fn host_managed_zones_are_refused() {
+    let _alone = alone();
+    let mut seen = 0;
+    for disk in fs::read_dir("/sys/block").unwrap().flatten() {
+        let zoned = fs::read_to_string(disk.path().join("queue/zoned")).unwrap_or_default();
+        if zoned.trim_end() == "host-managed" {
+            let device = Path::new("/dev").join(disk.file_name());
+            let refused = refusal(&of_device(&device));
+            assert!(refused.contains("is a host-managed zoned device"), "{refused}");
+            seen += 1;
+        }
+    }
+    eprintln!("{seen} host-managed zoned devices");
+}
+
+#[test]
 fn a_device_has_one_user_unless_it_is_shared() {
     let _alone = alone();
     let Some(device) = Loop::attach(SIZE, &[]) else { return };

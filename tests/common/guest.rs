@@ -113,7 +113,7 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// A guest with one controller and no logical unit yet.
+    /// A guest with one controller, by the cell's transport, and no logical unit yet.
     ///
     /// # Errors
     /// When the host has no room for its folder.
@@ -127,7 +127,7 @@ impl Guest {
             cmdline: "console=ttyS0 quiet".into(),
             controllers: String::new(),
         };
-        guest.controller("");
+        guest.controller(cell.transport, "");
         Ok(guest)
     }
 
@@ -152,9 +152,8 @@ impl Guest {
     }
 
     /// Begins another controller, with these lines; what is attached from now on is its.
-    pub fn controller(&mut self, lines: &str) {
-        self.controllers +=
-            &format!("[[controller]]\ntransport = \"{}\"\n{lines}\n", self.cell.transport);
+    pub fn controller(&mut self, transport: Transport, lines: &str) {
+        self.controllers += &format!("[[controller]]\ntransport = \"{transport}\"\n{lines}\n");
     }
 
     /// A new image, and a logical unit with these lines of configuration on it.

@@ -1,10 +1,18 @@
 # shellcheck shell=dash disable=SC2154 # thin, a disk full of AAh, is set by the test
-# Blocks are unmapped, or written with one block. See tests/boot.rs for what the
-# host finds afterwards: it counts in MiB, so here 2048 blocks.
+# What sd makes of the disk; and its blocks are unmapped, or written with one block.
+# See tests/boot.rs for what the host finds afterwards: it counts in MiB, so here
+# 2048 blocks.
 
 reads_zero() { # MIB COUNT
   dd if="$thin" bs=1M skip="$1" count="$2" iflag=direct 2>/dev/null | cmp -n $(($2 << 20)) - /dev/zero
 }
+
+section limits sh -c "cd /sys/block/${thin#/dev/}/queue && grep . discard_max_hw_bytes write_zeroes_max_bytes fua write_cache"
+section cache-off sh -c "echo 'write through' >/sys/class/scsi_disk/0:0:2:0/cache_type; cat /sys/block/${thin#/dev/}/queue/write_cache"
+section cache-on sh -c "echo 'write back' >/sys/class/scsi_disk/0:0:2:0/cache_type; cat /sys/block/${thin#/dev/}/queue/write_cache"
+section stopped sg_start --stop "$thin"
+section not-ready sg_turs "$thin"
+section started sg_start --start "$thin"
 
 dd if=/dev/urandom of=/tmp/block bs=512 count=1 2>/dev/null
 

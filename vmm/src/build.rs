@@ -1,9 +1,11 @@
 //! Controllers from their specifications: opens the logical units and attaches them to a bus,
-//! once, and puts a virtio-scsi controller in front of it on the PCI bus of each machine.
+//! once, and puts a virtio-scsi controller in front of it, on the PCI bus of each machine or in a
+//! window.
 
 use std::io;
 use std::sync::Arc;
 
+use devices::virtio::mmio::VirtioMmio;
 use devices::virtio::pci::VirtioPci;
 use devices::virtio::scsi::{self, Controller};
 use storage::engine::Pool;
@@ -11,7 +13,7 @@ use storage::lun::{self, OpenError};
 use storage::target::{self, AttachError, Bus};
 
 use crate::machine::{Machine, MachineError};
-use crate::spec::ControllerSpec;
+use crate::spec::{ControllerSpec, Transport};
 
 /// A controller could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -105,9 +107,15 @@ impl Hba {
             Arc::clone(pool),
         );
         let (memory, platform) = (machine.memory(), machine.platform());
-        let function = VirtioPci::new(Box::new(controller), memory, platform).map_err(host)?;
-        machine.add(Arc::new(function))?;
-        Ok(())
+        match self.spec.transport {
+            Transport::Pci => {
+                let function = VirtioPci::new(Box::new(controller), memory, platform);
+                Ok(machine.add(Arc::new(function.map_err(host)?))?)
+            }
+            Transport::Mmio => machine.add_mmio(|base, line| {
+                VirtioMmio::new(Box::new(controller), memory, platform, base, line).map_err(host)
+            }),
+        }
     }
 
     /// What a reset of the machine does to the logical units.

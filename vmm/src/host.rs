@@ -3,11 +3,15 @@
 //! Owns looking, once and without changing anything. Must not know what any guest needs.
 
 use std::fs;
+use std::path::Path;
 
 use arch::cpuid;
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 
 use crate::limits;
+
+/// The pool of huge pages, in sysfs.
+const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 
 /// What the host has.
 #[derive(Clone, Debug)]
@@ -38,16 +42,17 @@ pub(crate) struct NoKvm {
     pub(crate) remedy: &'static str,
 }
 
-/// Memory, in bytes.
+/// Memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Memory {
-    /// What can be had without taking it from another program.
+    /// What can be had in bytes, by swapping others out too.
     pub(crate) available: u64,
-    /// Size of a huge page of the default pool; 0 where there is none.
-    pub(crate) huge_page: u64,
-    /// Huge pages of that pool that nobody has or is promised.
+    /// Huge pages of [`HUGE_PAGE`] that nobody has or is promised.
     pub(crate) huge_pages: u64,
 }
+
+/// Bytes of a huge page.
+pub(crate) const HUGE_PAGE: u64 = 2 << 20;
 
 /// File descriptors of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +70,8 @@ impl Host {
         let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         Host {
             kvm: look_at_kvm(),
-            memory: Memory::parse(&text, surplus_huge_pages()),
+            memory: available(&text)
+                .map(|available| Memory { available, huge_pages: huge_pages(Path::new(POOL)) }),
             descriptors: Descriptors { limit: limits::open_files_max().unwrap_or(u64::MAX), open },
         }
     }
@@ -95,48 +101,57 @@ fn advise(errno: i32) -> &'static str {
     }
 }
 
-/// Huge pages that the kernel would add to the default pool on demand.
-fn surplus_huge_pages() -> u64 {
-    let text = fs::read_to_string("/proc/sys/vm/nr_overcommit_hugepages").unwrap_or_default();
-    text.trim().parse().unwrap_or(0)
+/// Bytes that can be had, as /proc/meminfo says in `text`.
+fn available(text: &str) -> Option<u64> {
+    let bytes = |name| {
+        let mut values = text.lines().filter_map(|line| line.strip_prefix(name));
+        let kib: u64 = values.next()?.strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kib.saturating_mul(1024))
+    };
+    Some(bytes("MemAvailable:")?.saturating_add(bytes("SwapFree:").unwrap_or(0)))
 }
 
-impl Memory {
-    /// What /proc/meminfo says in `text`, where up to `surplus` huge pages come on demand.
-    fn parse(text: &str, surplus: u64) -> Option<Memory> {
-        let field = |name| {
-            let mut lines =
-                text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-            let mut words = lines.next()?.split_whitespace();
-            let number: u64 = words.next()?.parse().ok()?;
-            Some(if words.next() == Some("kB") { number.saturating_mul(1024) } else { number })
-        };
-        let count = |name| field(name).unwrap_or(0);
-        let on_demand = surplus.saturating_sub(count("HugePages_Surp"));
-        let free = count("HugePages_Free").saturating_sub(count("HugePages_Rsvd"));
-        Some(Memory {
-            available: field("MemAvailable")?.saturating_add(count("SwapFree")),
-            huge_page: count("Hugepagesize"),
-            huge_pages: free.saturating_add(on_demand),
-        })
-    }
+/// Pages of the pool at `pool` in sysfs that can be had, those among them that the kernel adds on
+/// demand; none where there is no such pool.
+fn huge_pages(pool: &Path) -> u64 {
+    let count = |name| {
+        let text = fs::read_to_string(pool.join(name)).unwrap_or_default();
+        text.trim().parse::<u64>().unwrap_or(0)
+    };
+    let free = count("free_hugepages").saturating_sub(count("resv_hugepages"));
+    let on_demand = count("nr_overcommit_hugepages").saturating_sub(count("surplus_hugepages"));
+    free.saturating_add(on_demand)
 }
 
 #[cfg(test)]
 mod tests {
+    use tempfile::TempDir;
+
     use super::*;
 
     #[test]
     fn memory_is_what_meminfo_says() {
-        let text = "MemTotal: 16000 kB\nMemAvailable:    8000 kB\nSwapFree: 1000 kB\n\
-                    HugePages_Total:  9\nHugePages_Free:  7\nHugePages_Rsvd:  2\n\
-                    HugePages_Surp:  1\nHugepagesize:  2048 kB\n";
-        let expected = Memory { available: 9000 << 10, huge_page: 2 << 20, huge_pages: 5 + 3 };
-        assert_eq!(Memory::parse(text, 4), Some(expected));
-        assert_eq!(Memory::parse("MemTotal: 1 kB", 0), None);
-        assert_eq!(Memory::parse("MemAvailable: many", 0), None);
-        let plain = Memory { available: 1024, ..Memory::default() };
-        assert_eq!(Memory::parse("MemAvailable: 1 kB", 0), Some(plain));
+        let text = "MemTotal: 16000 kB\nMemAvailable:    8000 kB\nSwapFree: 1000 kB\n";
+        assert_eq!(available(text), Some(9000 << 10));
+        assert_eq!(available("MemAvailable: 1 kB"), Some(1 << 10));
+        for bad in ["MemTotal: 1 kB", "MemAvailable: many kB", "MemAvailable: 1", ""] {
+            assert_eq!(available(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn huge_pages_are_those_that_are_not_promised_and_those_on_demand() {
+        let pool = TempDir::new().unwrap();
+        for (name, count) in [
+            ("free_hugepages", "7\n"),
+            ("resv_hugepages", "2\n"),
+            ("nr_overcommit_hugepages", "4\n"),
+            ("surplus_hugepages", "1\n"),
+        ] {
+            fs::write(pool.path().join(name), count).unwrap();
+        }
+        assert_eq!(huge_pages(pool.path()), 5 + 3);
+        assert_eq!(huge_pages(Path::new("/nonexistent")), 0);
     }
 
     #[test]

@@ -35,15 +35,18 @@ pub(crate) struct KvmPlatform {
 /// The MSI vectors handed out, and the messages of those that are routed.
 #[derive(Debug)]
 struct Vectors {
+    /// Below it, all are handed out but those in `free`.
     next: u32,
+    free: Vec<u32>,
     routed: BTreeMap<u32, MsiMessage>,
+    /// KVM still has routes of vectors that were given back.
+    stale: bool,
 }
 
 impl KvmPlatform {
     /// The platform of `vm`, which has its interrupt controllers already.
     pub(crate) fn new(vm: Arc<VmFd>) -> Self {
-        let vectors = Vectors { next: layout::IOAPIC_PINS, routed: BTreeMap::new() };
-        KvmPlatform { vm, vectors: Mutex::new(vectors) }
+        KvmPlatform { vm, vectors: Mutex::new(Vectors::new()) }
     }
 
     /// An event that pulses pin `pin` of the I/O APIC.
@@ -87,10 +90,25 @@ impl Platform for KvmPlatform {
             );
             return Err(io::Error::other(why));
         }
-        let event = self.interrupt(vectors.next)?;
-        let id = vectors.next;
-        vectors.next += 1;
+        if vectors.stale {
+            self.set_routes(&vectors)?;
+            vectors.stale = false;
+        }
+        let id = vectors.free.last().copied().unwrap_or(vectors.next);
+        let event = self.interrupt(id)?;
+        vectors.take(id);
         Ok(MsiVector { id, event })
+    }
+
+    fn free_msi(&self, vector: &MsiVector) {
+        if let Err(error) = self.vm.unregister_irqfd(&vector.event, vector.id) {
+            log::error!("KVM keeps the event of interrupt {}: {error}", vector.id);
+            return;
+        }
+        let mut vectors = self.lock();
+        // The table need not be replaced for a route that nothing uses any more.
+        vectors.stale |= vectors.set(vector.id, None).is_some();
+        vectors.free.push(vector.id);
     }
 
     fn route_msi(&self, id: u32, message: Option<MsiMessage>) -> io::Result<()> {
@@ -100,8 +118,9 @@ impl Platform for KvmPlatform {
             return Ok(());
         }
         let set = self.set_routes(&vectors);
-        if set.is_err() {
-            vectors.set(id, old);
+        match set {
+            Ok(()) => vectors.stale = false,
+            Err(_) => drop(vectors.set(id, old)),
         }
         set
     }
@@ -117,13 +136,7 @@ impl Platform for KvmPlatform {
             Some(value) => self.vm.register_ioevent(event, &place, value),
             None => self.vm.register_ioevent(event, &place, NoDatamatch),
         }
-        .map_err(|errno| match errno.errno() {
-            libc::ENOSPC => explain(
-                &errno.into(),
-                "KVM has no doorbell left: give the machine fewer controllers or queues",
-            ),
-            _ => explain(&errno.into(), "KVM refuses a doorbell"),
-        })
+        .map_err(|errno| explain(&errno.into(), "KVM refuses a doorbell"))
     }
 
     fn remove_doorbell(
@@ -142,6 +155,18 @@ impl Platform for KvmPlatform {
 }
 
 impl Vectors {
+    fn new() -> Vectors {
+        let next = layout::IOAPIC_PINS;
+        Vectors { next, free: Vec::new(), routed: BTreeMap::new(), stale: false }
+    }
+
+    /// Hands `id` out, which is the last of `free`, or `next`.
+    fn take(&mut self, id: u32) {
+        if self.free.pop().is_none() {
+            self.next = id + 1;
+        }
+    }
+
     /// Routes a vector, or unroutes it; returns how it was routed before.
     fn set(&mut self, id: u32, message: Option<MsiMessage>) -> Option<MsiMessage> {
         match message {
@@ -151,7 +176,7 @@ impl Vectors {
     }
 
     fn allocated(&self) -> usize {
-        (self.next - layout::IOAPIC_PINS) as usize
+        (self.next - layout::IOAPIC_PINS) as usize - self.free.len()
     }
 
     fn table(&self) -> Vec<kvm_irq_routing_entry> {
@@ -216,9 +241,70 @@ mod tests {
     fn every_routed_vector_is_in_the_table() {
         let message = MsiMessage { address: 0x1_fee0_1000, data: 0x4041 };
         let routed = BTreeMap::from([(24, message), (30, message)]);
-        let table = Vectors { next: 31, routed }.table();
+        let table = Vectors { routed, ..Vectors::new() }.table();
         let gsis: Vec<_> = table.iter().skip(40).map(|entry| (entry.gsi, entry.type_)).collect();
         assert_eq!(gsis, [(24, KVM_IRQ_ROUTING_MSI), (30, KVM_IRQ_ROUTING_MSI)]);
         assert_eq!(split(message.address), [0xfee0_1000, 1]);
+    }
+    /// A platform with interrupt controllers; `None` where there is no KVM.
+    fn platform() -> Option<KvmPlatform> {
+        if !::tests::kvm::is_there() {
+            return None;
+        }
+        crate::limits::raise_open_files().unwrap();
+        let vm = kvm_ioctls::Kvm::new().unwrap().create_vm().unwrap();
+        vm.create_irq_chip().unwrap();
+        Some(KvmPlatform::new(Arc::new(vm)))
+    }
+
+    #[test]
+    fn a_vector_that_was_given_back_is_free_and_has_no_route() {
+        let Some(platform) = platform() else { return };
+        let message = MsiMessage { address: 0xfee0_0000, data: 0x41 };
+        let vectors: Vec<_> = (0..3).map(|_| platform.allocate_msi().unwrap()).collect();
+        for vector in &vectors {
+            platform.route_msi(vector.id, Some(message)).unwrap();
+        }
+        platform.free_msi(&vectors[1]);
+        // KVM takes an event once.
+        platform.vm.register_irqfd(&vectors[1].event, vectors[1].id).unwrap();
+        platform.vm.unregister_irqfd(&vectors[1].event, vectors[1].id).unwrap();
+        let again = platform.allocate_msi().unwrap();
+        assert_eq!(again.id, vectors[1].id);
+        let routed: Vec<u32> = platform.lock().routed.keys().copied().collect();
+        assert_eq!((routed, platform.lock().stale), (vec![vectors[0].id, vectors[2].id], false));
+        assert_eq!(platform.allocate_msi().unwrap().id, vectors[2].id + 1);
+    }
+
+    #[test]
+    fn interrupt_routes_end_with_a_clear_error() {
+        let Some(platform) = platform() else { return };
+        let mut vectors = Vec::new();
+        let error = loop {
+            match platform.allocate_msi() {
+                Ok(vector) => vectors.push(vector),
+                Err(error) => break error.to_string(),
+            }
+        };
+        assert_eq!(vectors.len(), 4056);
+        assert!(error.contains("no interrupt route left after 4056 MSI vectors: give"), "{error}");
+        let last = vectors.pop().unwrap();
+        platform.route_msi(last.id, Some(MsiMessage::default())).unwrap();
+        platform.free_msi(&last);
+        platform.allocate_msi().unwrap();
+    }
+
+    #[test]
+    fn there_are_doorbells_for_any_number_of_queues() {
+        let Some(platform) = platform() else { return };
+        let event = EventFd::new(EFD_NONBLOCK).unwrap();
+        let (address, other) = (layout::VIRTIO_MMIO.base, EventFd::new(EFD_NONBLOCK).unwrap());
+        for value in 0..2000 {
+            platform.add_doorbell(address, Some(value), &event).unwrap();
+        }
+        assert!(platform.add_doorbell(address, Some(7), &other).is_err());
+        assert!(platform.remove_doorbell(address, Some(7), &other).is_err());
+        platform.remove_doorbell(address, Some(7), &event).unwrap();
+        platform.add_doorbell(address, Some(7), &other).unwrap();
     }
 }

@@ -11,7 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use arch::boot::{self, Entry, Form, NoPlace, NotBootable, elf, linux, pvh};
-use arch::layout::{self, Layout, Region};
+use arch::layout::{self, Layout, MmioSlot, Region};
 use arch::{acpi, regs};
 use linux_loader::loader::bootparam::setup_header;
 use linux_loader::loader::{BzImage, KernelLoader};
@@ -267,15 +267,14 @@ impl Kernel {
     }
 }
 
-/// Puts kernel, initramfs, command line, ACPI tables and the boot processor's tables in
-/// `memory`, and returns where the kernel is entered.
+/// Puts kernel, initramfs, command line and the boot processor's tables in `memory`, and returns
+/// where the kernel is entered.
 ///
 /// # Errors
 /// [`BootError`]: the file, why, and what to do.
 pub(crate) fn load(
     memory: &GuestMemoryMmap,
     layout: &Layout,
-    vcpus: u8,
     files: &BootFiles,
 ) -> Result<Entry, BootError> {
     let kernel = files.kernel.look()?;
@@ -295,11 +294,25 @@ pub(crate) fn load(
             memory.write_slice(&info, GuestAddress(layout::START_INFO.base))?;
         }
     }
-    memory.write_slice(&acpi::tables(layout, vcpus), GuestAddress(layout::ACPI.base))?;
     memory.write_slice(&boot::reset_code(), GuestAddress(layout::RESET_VECTOR))?;
     memory.write_slice(&regs::gdt(), GuestAddress(layout::GDT))?;
     memory.write_slice(&regs::page_tables(), GuestAddress(layout::PAGE_TABLES))?;
     Ok(kernel.entry)
+}
+
+/// Puts ACPI tables in `memory` that name `vcpus` processors and a virtio-mmio device in each
+/// place of `virtio_mmio`.
+///
+/// # Errors
+/// [`BootError::Memory`]
+pub(crate) fn describe(
+    memory: &GuestMemoryMmap,
+    layout: &Layout,
+    vcpus: u8,
+    virtio_mmio: &[MmioSlot],
+) -> Result<(), BootError> {
+    let tables = acpi::tables(layout, vcpus, virtio_mmio);
+    Ok(memory.write_slice(&tables, GuestAddress(layout::ACPI.base))?)
 }
 
 fn load_kernel(
@@ -374,7 +387,7 @@ pub(crate) mod tests {
 
     fn try_load(spec: &BootSpec) -> Result<Entry, BootError> {
         let (layout, memory) = machine(16 * MIB);
-        load(&memory, &layout, 1, &BootFiles::open(spec)?)
+        load(&memory, &layout, &BootFiles::open(spec)?)
     }
 
     #[test]
@@ -382,7 +395,7 @@ pub(crate) mod tests {
         let (kernel, initramfs) = (bzimage(&[0xf4]), file(b"070701"));
         let spec = BootSpec { initramfs: Some(initramfs.path().into()), ..spec(&kernel) };
         let (layout, memory) = machine(16 * MIB);
-        let entry = load(&memory, &layout, 1, &BootFiles::open(&spec).unwrap()).unwrap();
+        let entry = load(&memory, &layout, &BootFiles::open(&spec).unwrap()).unwrap();
         let read = |address, bytes: &mut [u8]| memory.read_slice(bytes, GuestAddress(address));
         let mut code = [0];
         read(entry.address(), &mut code).unwrap();
@@ -393,6 +406,7 @@ pub(crate) mod tests {
         let mut cpio = [0; 6];
         read(16 * MIB - 0x1000, &mut cpio).unwrap();
         assert_eq!(&cpio, b"070701");
+        describe(&memory, &layout, 1, &[]).unwrap();
         let mut rsdp = [0; 8];
         read(layout::ACPI.base, &mut rsdp).unwrap();
         assert_eq!(&rsdp, b"RSD PTR ");
@@ -440,12 +454,12 @@ pub(crate) mod tests {
         let other = file(&[0; 4096]);
         std::fs::rename(other.path(), kernel.path()).unwrap();
         let (layout, memory) = machine(16 * MIB);
-        assert!(load(&memory, &layout, 1, &files).is_ok());
+        assert!(load(&memory, &layout, &files).is_ok());
         // As nobody should: the next start fails, and nothing else.
         let kernel = bzimage(&[0xf4]);
         let files = BootFiles::open(&spec(&kernel)).unwrap();
         kernel.as_file().set_len(0).unwrap();
-        assert!(matches!(load(&memory, &layout, 1, &files), Err(BootError::Kernel { .. })));
+        assert!(matches!(load(&memory, &layout, &files), Err(BootError::Kernel { .. })));
     }
 
     #[test]

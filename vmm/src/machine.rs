@@ -6,11 +6,11 @@
 //! know the configuration file, nor what a PCI function is for.
 
 use std::io::{self, Write};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arch::boot::Entry;
 use arch::cpuid::{self, Processor};
-use arch::layout::{self, Layout, LayoutError, Region};
+use arch::layout::{self, Layout, LayoutError, MmioSlot, Region};
 use devices::bus::{Bus, BusDevice, Overlap};
 use devices::pci::PciFunction;
 use devices::pci::access::{self, ConfigPorts, Ecam, MemoryWindow};
@@ -19,6 +19,7 @@ use devices::platform::Platform;
 use devices::pm::{self, I8042, Power, PowerRequest, ResetControl, SleepRegisters};
 use devices::pvpanic::{self, PanicEvent, Pvpanic};
 use devices::serial::{self, Serial};
+use devices::virtio::mmio;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use vm_memory::GuestMemoryMmap;
@@ -72,8 +73,15 @@ pub(crate) enum MachineError {
     #[error(transparent)]
     Vcpu(#[from] VcpuError),
     /// A PCI function has no place.
-    #[error("the PCI bus cannot take another controller: give the machine fewer")]
+    #[error("give the machine fewer controllers")]
     Pci(#[from] AddError),
+    /// No line is left for a virtio-mmio device.
+    #[error(
+        "{} controllers can have transport = \"mmio\", as many as there are interrupt lines: \
+         give the others transport = \"pci\"",
+        layout::VIRTIO_MMIO_IRQS.len()
+    )]
+    TooManyMmio,
     /// Two devices claim one address.
     #[error("two devices claim one address; please report this")]
     Overlap(#[from] Overlap),
@@ -107,8 +115,11 @@ pub(crate) struct Machine {
     power: Arc<Power>,
     power_button: EventFd,
     pci: Arc<PciRoot>,
+    mmio: Mutex<Vec<MmioSlot>>,
+    buses: Buses,
     report: Arc<ExitReport>,
     platform: Arc<KvmPlatform>,
+    layout: Layout,
     ram: Ram,
 }
 
@@ -131,7 +142,7 @@ impl Machine {
         let layout = Layout::new(spec.memory, cpuid::physical_bits(supported.as_slice()))?;
         let ram = Ram::map(&layout, spec.memory_backing)?;
         let memory = ram.share();
-        let entry = kernel::load(&memory, &layout, spec.vcpus, boot)?;
+        let entry = kernel::load(&memory, &layout, boot)?;
         let vm = Arc::new(create_vm(kvm)?);
         memory::give_to(&vm, &memory)?;
 
@@ -152,8 +163,20 @@ impl Machine {
         let ready = (0..spec.vcpus)
             .map(|index| vcpus.create(index, spec.vcpus, &buses, &report))
             .collect::<Result<_, _>>()?;
-        let running = Vec::new();
-        Ok(Machine { running, ready, serial, power, power_button, pci, report, platform, ram })
+        Ok(Machine {
+            running: Vec::new(),
+            ready,
+            serial,
+            power,
+            power_button,
+            pci,
+            mmio: Mutex::default(),
+            buses,
+            report,
+            platform,
+            layout,
+            ram,
+        })
     }
 
     /// What devices need of the hypervisor.
@@ -172,6 +195,25 @@ impl Machine {
     /// [`MachineError::Pci`]
     pub(crate) fn add(&self, function: Arc<dyn PciFunction>) -> Result<(), MachineError> {
         self.pci.add(function)?;
+        Ok(())
+    }
+
+    /// Puts a virtio-mmio device where `make` is told: at a guest physical address, with an event
+    /// that pulses its line.
+    ///
+    /// # Errors
+    /// [`MachineError::TooManyMmio`], or what `make` or the host says.
+    pub(crate) fn add_mmio<D: BusDevice + 'static, E: From<MachineError>>(
+        &self,
+        make: impl FnOnce(u64, EventFd) -> Result<D, E>,
+    ) -> Result<(), E> {
+        let mut taken = self.mmio.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = layout::virtio_mmio().nth(taken.len()).ok_or(MachineError::TooManyMmio)?;
+        let line = self.platform.line(slot.irq).map_err(MachineError::Host)?;
+        let device = Arc::new(make(slot.window.base, line)?);
+        let Region { base, size } = slot.window;
+        self.buses.memory.insert(base, size, device).map_err(MachineError::Overlap)?;
+        taken.push(slot);
         Ok(())
     }
 
@@ -204,11 +246,14 @@ impl Machine {
         self.report.take().or(requested)
     }
 
-    /// Lets the guest run.
+    /// Tells the guest what there is, and lets it run.
     ///
     /// # Errors
     /// [`MachineError::Vcpu`]
     pub(crate) fn start(&mut self) -> Result<(), MachineError> {
+        let vcpus = u8::try_from(self.ready.len()).unwrap_or(u8::MAX);
+        let mmio = self.mmio.get_mut().unwrap_or_else(PoisonError::into_inner);
+        kernel::describe(&self.ram.share(), &self.layout, vcpus, mmio)?;
         for vcpu in self.ready.drain(..) {
             self.running.push(vcpu.start()?);
         }
@@ -260,6 +305,7 @@ fn window(region: Region) -> Window {
 const _: () = assert!(layout::SLEEP_TYPE_S5 == pm::SLEEP_TYPE_S5);
 const _: () = assert!(layout::RESET_VALUE == pm::RESET_CONTROL_VALUE);
 const _: () = assert!(layout::ECAM.size == access::ECAM_BUS_SIZE);
+const _: () = assert!(layout::PAGE == mmio::WINDOW_SIZE);
 
 fn wire_ports(
     ports: &Bus,
@@ -589,5 +635,47 @@ mod tests {
     #[test]
     fn a_machine_that_never_started_goes_quietly() {
         drop(machine(&SPIN, 2));
+    }
+    /// A window whose registers read as their own address.
+    struct Window(u64);
+
+    impl BusDevice for Window {
+        fn read(&self, offset: u64, data: &mut [u8]) {
+            let bytes = (self.0 + offset).to_le_bytes();
+            data.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+        }
+
+        fn write(&self, _: u64, _: &[u8]) {}
+    }
+
+    #[test]
+    fn a_guest_reaches_the_windows_of_virtio_mmio_devices() {
+        // mov esi, window; mov eax, [rsi + 100h]; shr eax, 8; mov dx, COM1; out dx, al
+        let mut code = Vec::new();
+        for slot in layout::virtio_mmio().take(2) {
+            code.push(0xbe);
+            code.extend(u32::try_from(slot.window.base).unwrap().to_le_bytes());
+            code.extend([0x8b, 0x86, 0x00, 0x01, 0x00, 0x00, 0xc1, 0xe8, 0x08]);
+            code.extend([0x66, 0xba, 0xf8, 0x03, 0xee]);
+        }
+        code.extend(SPIN);
+        let Some((mut machine, bytes)) = machine(&code, 1) else { return };
+        for _ in 0..2 {
+            machine.add_mmio(|base, _| Ok::<_, MachineError>(Window(base))).unwrap();
+        }
+        machine.start().unwrap();
+        let seen = [(); 2].map(|()| bytes.recv_timeout(LIMIT).unwrap());
+        assert_eq!(seen, [0x01, 0x11]);
+    }
+
+    #[test]
+    fn there_is_a_virtio_mmio_device_for_each_free_line_and_no_more() {
+        let Some((machine, _bytes)) = machine(&SPIN, 1) else { return };
+        let add = || machine.add_mmio(|base, _| Ok::<_, MachineError>(Window(base)));
+        for _ in layout::VIRTIO_MMIO_IRQS {
+            add().unwrap();
+        }
+        let error = add().unwrap_err();
+        assert!(error.to_string().starts_with("14 controllers can have transport"), "{error}");
     }
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::{Duration, SystemTime};
 
+use storage::backend::{Options, RawFile};
 use tempfile::TempDir;
 use tests::terminal::Terminal;
 use tests::tiny;
@@ -142,7 +143,7 @@ fn bad_input_of_every_kind_is_one_line_that_says_what_to_do() {
         (
             format!("{BOOT}{LUN}block_size = 4096\n").replace("disk", "odd"),
             "6:14: ",
-            "image at line 5 are not a multiple of 4096",
+            "with the image at line 5: odd.img has 1000 bytes, which is not a multiple of 4096",
             "truncate -s %4096 odd.img",
         ),
         (
@@ -171,6 +172,22 @@ fn bad_input_of_every_kind_is_one_line_that_says_what_to_do() {
         assert!(line.starts_with(&format!("guest.toml:{start}")), "{line}");
         assert!(line.contains(why) && line.contains(remedy), "{line}");
     }
+}
+
+#[test]
+fn an_image_that_somebody_has_is_bad_input() {
+    if !tests::kvm::is_there() {
+        return;
+    }
+    let folder = Folder::new();
+    let command = folder.configure(&format!("{BOOT}{LUN}"));
+    let holder = RawFile::open(&folder.path("disk.img"), &Options::default()).unwrap();
+    let lines = folder.refusal(command);
+    let [line] = lines.as_slice() else { panic!("{lines:?}") };
+    let start = "guest.toml:5:9: controller.lun.image: disk.img is in use by command_line";
+    assert!(line.starts_with(start), "{line}");
+    assert!(line.ends_with("; end that use, or set shared = true for each of its users"), "{line}");
+    drop(holder);
 }
 
 #[test]

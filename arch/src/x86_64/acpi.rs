@@ -1,13 +1,14 @@
 //! The ACPI tables: hardware-reduced ACPI 6.5.
 //!
 //! Owns what the guest's firmware would say about interrupts (MADT), configuration space (MCFG),
-//! power (FADT) and devices that cannot be probed (DSDT): the serial port, the PCI root, the power
-//! button and the panic device. Must not know which PCI devices there are.
+//! power (FADT) and devices that cannot be probed (DSDT): the serial port, the PCI root,
+//! virtio-mmio devices, the power button and the panic device. Must not know which PCI devices
+//! there are.
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
     AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Method,
-    Name, Notify, Package, Path, ResourceTemplate, ZERO,
+    Name, Notify, ONE, Package, Path, ResourceTemplate, ZERO,
 };
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace as GasSpace, GAS};
@@ -19,7 +20,7 @@ use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 
-use super::layout::{self, Layout};
+use super::layout::{self, Layout, MmioSlot};
 
 const OEM: [u8; 6] = *b"VMM   ";
 const OEM_TABLE: [u8; 8] = *b"VMMSCSI ";
@@ -34,10 +35,11 @@ const POWER_BUTTON: &str = "\\_SB_.PWRB";
 const BOOT_ARCH_NO_VGA: u16 = 1 << 2;
 const BOOT_ARCH_NO_CMOS_RTC: u16 = 1 << 5;
 
-/// All tables of a machine with `vcpus` processors, for [`layout::ACPI`]; the RSDP comes first.
-pub fn tables(layout: &Layout, vcpus: u8) -> Vec<u8> {
+/// All tables of a machine with `vcpus` processors and a virtio-mmio device in each place of
+/// `virtio_mmio`, for [`layout::ACPI`]; the RSDP comes first.
+pub fn tables(layout: &Layout, vcpus: u8, virtio_mmio: &[MmioSlot]) -> Vec<u8> {
     let mut image = Image { bytes: vec![0; Rsdp::len()] };
-    let dsdt = image.push(&dsdt(layout));
+    let dsdt = image.push(&dsdt(layout, virtio_mmio));
     let entries = [image.push(&fadt(dsdt)), image.push(&madt(vcpus)), image.push(&mcfg())];
     let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
     for entry in entries {
@@ -105,12 +107,15 @@ fn mcfg() -> impl Aml {
     mcfg
 }
 
-fn dsdt(layout: &Layout) -> Sdt {
+fn dsdt(layout: &Layout, virtio_mmio: &[MmioSlot]) -> Sdt {
     let mut dsdt = Sdt::new(*b"DSDT", SDT_HEADER, DSDT_REVISION, OEM, OEM_TABLE, OEM_REVISION);
     let fixed = [soft_off(), serial_port(), pci_root(layout), board_resources()];
     let events = [power_button(), event_device(), panic_device()];
     for part in fixed.into_iter().chain(events) {
         dsdt.append_slice(&part);
+    }
+    for (uid, slot) in (0..).zip(virtio_mmio) {
+        dsdt.append_slice(&virtio_mmio_device(uid, *slot));
     }
     dsdt
 }
@@ -163,6 +168,17 @@ fn pci_root(layout: &Layout) -> Vec<u8> {
     )
 }
 
+/// A virtio device by the ID that Linux's `virtio_mmio` matches. Nobody else has its line, whose
+/// edges cannot be shared.
+fn virtio_mmio_device(uid: u8, slot: MmioSlot) -> Vec<u8> {
+    let window = Memory32Fixed::new(true, low32(slot.window.base), low32(slot.window.size));
+    let irq = edge(slot.irq);
+    let resources = ResourceTemplate::new(vec![&window, &irq]);
+    let path = format!("_SB_.VI{uid:02X}");
+    let objects: [(&&str, &dyn Aml); 2] = [(&"_CCA", &ONE), (&"_CRS", &resources)];
+    device_with(&path, &"LNRO0005", &uid, &objects, &[])
+}
+
 /// What else of the map is taken: ECAM, and the ports of power management.
 fn board_resources() -> Vec<u8> {
     let ecam = Memory32Fixed::new(true, low32(layout::ECAM.base), low32(layout::ECAM.size));
@@ -187,7 +203,7 @@ fn event_device() -> Vec<u8> {
     let event = Method::new("_EVT".into(), 1, true, vec![&notify]);
     let irq = edge(layout::POWER_BUTTON_IRQ);
     let resources = ResourceTemplate::new(vec![&irq]);
-    device_with("_SB_.GED_", &"ACPI0013", &[(&"_CRS", &resources)], &[&event])
+    device_with("_SB_.GED_", &"ACPI0013", &ZERO, &[(&"_CRS", &resources)], &[&event])
 }
 
 /// The port by which a guest tells of its panic (pvpanic).
@@ -204,17 +220,18 @@ fn edge(irq: u32) -> Interrupt {
 
 /// A device of the one instance, with `_HID`, `_UID` and the named objects given.
 fn device(path: &str, hid: &dyn Aml, objects: &[(&&str, &dyn Aml)]) -> Vec<u8> {
-    device_with(path, hid, objects, &[])
+    device_with(path, hid, &ZERO, objects, &[])
 }
 
-/// As [`device`], with methods.
+/// As [`device`], one of several, and with methods.
 fn device_with(
     path: &str,
     hid: &dyn Aml,
+    uid: &dyn Aml,
     objects: &[(&&str, &dyn Aml)],
     methods: &[&dyn Aml],
 ) -> Vec<u8> {
-    let mut names = vec![Name::new("_HID".into(), hid), Name::new("_UID".into(), &ZERO)];
+    let mut names = vec![Name::new("_HID".into(), hid), Name::new("_UID".into(), uid)];
     names.extend(objects.iter().map(|(name, value)| Name::new(Path::new(name), *value)));
     let names = names.iter().map(|name| name as &dyn Aml);
     bytes(&Device::new(path.into(), names.chain(methods.iter().copied()).collect()))
@@ -232,7 +249,8 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn image(vcpus: u8) -> Vec<u8> {
-        tables(&Layout::new(512 * MIB, 40).unwrap(), vcpus)
+        let slots: Vec<_> = layout::virtio_mmio().collect();
+        tables(&Layout::new(512 * MIB, 40).unwrap(), vcpus, &slots)
     }
 
     fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -317,7 +335,7 @@ mod tests {
     #[test]
     fn the_dsdt_reserves_what_the_layout_says() {
         let layout = Layout::new(8192 * MIB, 40).unwrap();
-        let dsdt = dsdt(&layout);
+        let dsdt = dsdt(&layout, &[]);
         let has = |bytes: &[u8]| dsdt.as_slice().windows(bytes.len()).any(|part| part == bytes);
         assert!(has(&layout.pci64().base.to_le_bytes()));
         assert!(has(&(layout.pci64().end() - 1).to_le_bytes()));
@@ -347,7 +365,7 @@ mod tests {
 
     #[test]
     fn the_power_button_is_a_device_that_the_event_device_notifies() {
-        let dsdt = dsdt(&Layout::new(512 * MIB, 40).unwrap());
+        let dsdt = dsdt(&Layout::new(512 * MIB, 40).unwrap(), &[]);
         // PNP0C0C
         assert!(contains(body(&dsdt, b"_SB_PWRB"), &[0x0c, 0x41, 0xd0, 0x0c, 0x0c]));
         let events = body(&dsdt, b"_SB_GED_");
@@ -360,7 +378,7 @@ mod tests {
 
     #[test]
     fn the_panic_device_names_its_port() {
-        let dsdt = dsdt(&Layout::new(512 * MIB, 40).unwrap());
+        let dsdt = dsdt(&Layout::new(512 * MIB, 40).unwrap(), &[]);
         let device = body(&dsdt, b"_SB_PEVT");
         assert!(contains(device, b"_HID\x0dQEMU0001\0"));
         // I/O port descriptor: 16 bits, 505h to 505h, alignment 1, length 1.
@@ -370,7 +388,8 @@ mod tests {
     /// Runs where Intel's compiler is installed.
     #[test]
     fn acpica_reads_the_dsdt_without_complaint() {
-        let dsdt = dsdt(&Layout::new(8192 * MIB, 40).unwrap());
+        let slots: Vec<_> = layout::virtio_mmio().collect();
+        let dsdt = dsdt(&Layout::new(8192 * MIB, 40).unwrap(), &slots);
         let folder = std::env::temp_dir().join(format!("dsdt-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join("dsdt.aml"), dsdt.as_slice()).unwrap();
@@ -387,5 +406,29 @@ mod tests {
             assert!(compiled.status.success(), "{said}\n{source}");
         }
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn the_dsdt_names_every_virtio_mmio_device() {
+        let layout = Layout::new(512 * MIB, 40).unwrap();
+        let slots: Vec<_> = layout::virtio_mmio().collect();
+        let count = |dsdt: &Sdt, bytes: &[u8]| {
+            dsdt.as_slice().windows(bytes.len()).filter(|part| *part == bytes).count()
+        };
+        assert_eq!(count(&dsdt(&layout, &[]), b"LNRO0005"), 0);
+        let dsdt = dsdt(&layout, &slots);
+        assert_eq!(count(&dsdt, b"LNRO0005"), slots.len());
+        for (uid, slot) in (0u8..).zip(slots) {
+            // A fixed 32-bit memory range, then an extended interrupt descriptor: consumer, edge,
+            // active high, exclusive; and the end tag.
+            let (base, size) = (low32(slot.window.base), low32(slot.window.size));
+            let mut resources = vec![0x86, 9, 0, 1];
+            resources.extend([base.to_le_bytes(), size.to_le_bytes()].concat());
+            resources.extend([0x89, 6, 0, 0b0011, 1]);
+            resources.extend(slot.irq.to_le_bytes());
+            resources.extend([0x79]);
+            assert_eq!(count(&dsdt, &resources), 1, "{slot:x?}");
+            assert_eq!(count(&dsdt, format!("VI{uid:02X}").as_bytes()), 1);
+        }
     }
 }

@@ -63,6 +63,9 @@ pub const HOLE: Region = Region { base: 3 * GIB, size: GIB };
 pub const PCI32: Region = Region { base: HOLE.base, size: 640 * MIB };
 /// PCI configuration space by memory (ECAM), bus 0 alone.
 pub const ECAM: Region = Region { base: 0xe800_0000, size: MIB };
+/// The windows of virtio-mmio devices, one behind the other.
+pub const VIRTIO_MMIO: Region =
+    Region { base: 0xe900_0000, size: PAGE * VIRTIO_MMIO_IRQS.len() as u64 };
 /// The I/O APIC.
 pub const IOAPIC: u64 = 0xfec0_0000;
 /// The local APICs.
@@ -83,6 +86,12 @@ pub const COM1_IRQ: u32 = 4;
 pub const POWER_BUTTON_IRQ: u32 = 9;
 /// The port by which a guest tells of its panic.
 pub const PVPANIC: u16 = 0x505;
+/// The lines of virtio-mmio devices. First those behind which there never was a PIC; then those
+/// that a PC gives to whatever card has none of its own, to the floppy disk, the printer and the
+/// IDE disks, none of which a guest will look for here. What a guest may take for a timer, a
+/// keyboard, a cascade, a second serial port, a clock, the power management, a mouse or a
+/// coprocessor stays free.
+pub const VIRTIO_MMIO_IRQS: [u32; 14] = [16, 17, 18, 19, 20, 21, 22, 23, 10, 11, 6, 7, 14, 15];
 /// The keyboard controller's first port; the last of its 5 is the command and status port.
 pub const I8042: u16 = 0x60;
 /// The ACPI sleep control register (ACPI 6.5, 4.8.3.7); the sleep status register follows it.
@@ -97,6 +106,22 @@ pub const RESET: u16 = 0xcf9;
 pub const RESET_VALUE: u8 = 6;
 /// PCI configuration space by ports: the address register, and the data register 4 above it.
 pub const PCI_CONFIG: u16 = 0xcf8;
+
+/// Where a virtio-mmio device is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MmioSlot {
+    /// Its registers.
+    pub window: Region,
+    /// Its interrupt line.
+    pub irq: u32,
+}
+
+/// The places for virtio-mmio devices, in the order in which they are taken: as many as there
+/// are lines.
+pub fn virtio_mmio() -> impl Iterator<Item = MmioSlot> {
+    let window = |index: u64| Region { base: VIRTIO_MMIO.base + index * PAGE, size: PAGE };
+    (0..).zip(VIRTIO_MMIO_IRQS).map(move |(index, irq)| MmioSlot { window: window(index), irq })
+}
 
 /// The smallest amount of RAM.
 const MIN_RAM: u64 = 16 * MIB;
@@ -218,10 +243,24 @@ mod tests {
     }
 
     #[test]
+    fn each_virtio_mmio_device_has_a_window_and_a_line_of_its_own() {
+        let slots: Vec<_> = virtio_mmio().collect();
+        assert_eq!(slots.len(), 14);
+        for (index, slot) in slots.iter().enumerate() {
+            let before = &slots[..index];
+            assert!(before.iter().all(|other| !slot.window.overlaps(&other.window)));
+            assert!(before.iter().all(|other| slot.irq != other.irq));
+            assert!(slot.window.base >= VIRTIO_MMIO.base && slot.window.end() <= VIRTIO_MMIO.end());
+            assert!(slot.irq < IOAPIC_PINS && slot.irq != COM1_IRQ);
+        }
+    }
+
+    #[test]
     fn nothing_in_the_hole_overlaps() {
         let all = [
             PCI32,
             ECAM,
+            VIRTIO_MMIO,
             Region { base: IOAPIC, size: PAGE },
             Region { base: LAPIC, size: PAGE },
             Region { base: KVM_IDENTITY_MAP, size: PAGE },

@@ -31,16 +31,30 @@ const ENTRY_MASKED: u32 = 1;
 
 /// The MSI-X vectors of one function.
 pub struct Msix {
-    platform: Arc<dyn Platform>,
     vectors: Vec<Vector>,
     /// A copy of the enable bit, for senders.
     enabled: AtomicBool,
     table: Mutex<Table>,
 }
 
+/// A vector of the platform, given back when it is dropped.
 struct Vector {
+    platform: Arc<dyn Platform>,
     msi: MsiVector,
     gate: Gate,
+}
+
+impl Vector {
+    fn new(platform: &Arc<dyn Platform>) -> io::Result<Vector> {
+        let msi = platform.allocate_msi()?;
+        Ok(Vector { platform: Arc::clone(platform), msi, gate: Gate::closed() })
+    }
+}
+
+impl Drop for Vector {
+    fn drop(&mut self) {
+        self.platform.free_msi(&self.msi);
+    }
 }
 
 struct Table {
@@ -62,16 +76,15 @@ impl Msix {
     ///
     /// # Errors
     /// When the platform has no more, or `vectors` is not in 1 to [`MAX_VECTORS`].
-    pub fn new(platform: Arc<dyn Platform>, vectors: u16) -> io::Result<Msix> {
+    pub fn new(platform: &Arc<dyn Platform>, vectors: u16) -> io::Result<Msix> {
         if !(1..=MAX_VECTORS).contains(&vectors) {
             let what = format!("{vectors} MSI-X vectors: not in 1 to {MAX_VECTORS}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
-        let vectors = (0..vectors)
-            .map(|_| Ok(Vector { msi: platform.allocate_msi()?, gate: Gate::closed() }))
-            .collect::<io::Result<Vec<_>>>()?;
+        let vectors =
+            (0..vectors).map(|_| Vector::new(platform)).collect::<io::Result<Vec<_>>>()?;
         let table = Table { control: 0, entries: vec![Entry::reset(); vectors.len()] };
-        Ok(Msix { platform, vectors, enabled: AtomicBool::new(false), table: Mutex::new(table) })
+        Ok(Msix { vectors, enabled: AtomicBool::new(false), table: Mutex::new(table) })
     }
 
     /// The number of vectors.
@@ -103,7 +116,7 @@ impl Msix {
         self.enabled.store(enabled, Ordering::Release);
         for (vector, entry) in self.vectors.iter().zip(&mut table.entries) {
             entry.pending &= enabled;
-            self.settle(vector, entry, control);
+            settle(vector, entry, control);
         }
     }
 
@@ -139,7 +152,7 @@ impl Msix {
             return;
         };
         entry.write(offset % ENTRY_SIZE, data);
-        self.settle(vector, entry, control);
+        settle(vector, entry, control);
     }
 
     /// Reads `data.len()` bytes at `offset` of the pending bit array.
@@ -147,32 +160,6 @@ impl Msix {
         let table = self.lock();
         let bits: Vec<u8> = table.entries.chunks(8).map(pending_bits).collect();
         read_bytes(&bits, offset, data);
-    }
-
-    /// Makes what is delivered agree with the registers.
-    fn settle(&self, vector: &Vector, entry: &mut Entry, control: u16) {
-        if !entry.open(control) || !self.route(vector, entry) {
-            vector.gate.close();
-            return;
-        }
-        vector.gate.open();
-        if std::mem::take(&mut entry.pending) {
-            signal(vector);
-        }
-    }
-
-    /// Gives the platform the entry's message. It stays with the platform while the vector is
-    /// masked: unmasking, which guests do often, then costs nothing, and a signal that the host
-    /// delivers late is not lost.
-    fn route(&self, vector: &Vector, entry: &mut Entry) -> bool {
-        if entry.routed == Some(entry.message) {
-            return true;
-        }
-        match self.platform.route_msi(vector.msi.id, Some(entry.message)) {
-            Ok(()) => entry.routed = Some(entry.message),
-            Err(error) => log::warn!("MSI-X vector {}: no route: {error}", vector.msi.id),
-        }
-        entry.routed == Some(entry.message)
     }
 
     #[cold]
@@ -266,6 +253,32 @@ impl Gate {
     }
 }
 
+/// Makes what is delivered agree with the registers.
+fn settle(vector: &Vector, entry: &mut Entry, control: u16) {
+    if !entry.open(control) || !route(vector, entry) {
+        vector.gate.close();
+        return;
+    }
+    vector.gate.open();
+    if std::mem::take(&mut entry.pending) {
+        signal(vector);
+    }
+}
+
+/// Gives the platform the entry's message. It stays with the platform while the vector is
+/// masked: unmasking, which guests do often, then costs nothing, and a signal that the host
+/// delivers late is not lost.
+fn route(vector: &Vector, entry: &mut Entry) -> bool {
+    if entry.routed == Some(entry.message) {
+        return true;
+    }
+    match vector.platform.route_msi(vector.msi.id, Some(entry.message)) {
+        Ok(()) => entry.routed = Some(entry.message),
+        Err(error) => log::warn!("MSI-X vector {}: no route: {error}", vector.msi.id),
+    }
+    entry.routed == Some(entry.message)
+}
+
 fn signal(vector: &Vector) {
     if let Err(error) = vector.msi.event.write(1) {
         log::debug!("MSI-X vector {}: {error}", vector.msi.id);
@@ -292,6 +305,9 @@ mod tests {
     #[derive(Default)]
     struct Fake {
         events: Mutex<Vec<EventFd>>,
+        /// No more vectors than this; 0 for any number.
+        limit: usize,
+        freed: Mutex<Vec<u32>>,
         routes: Routes,
         refuse: AtomicBool,
     }
@@ -310,8 +326,15 @@ mod tests {
         fn allocate_msi(&self) -> io::Result<MsiVector> {
             let event = EventFd::new(EFD_NONBLOCK)?;
             let mut events = self.events.lock().unwrap();
+            if self.limit > 0 && events.len() == self.limit {
+                return Err(io::ErrorKind::OutOfMemory.into());
+            }
             events.push(event.try_clone()?);
             Ok(MsiVector { id: u32::try_from(events.len() - 1).unwrap(), event })
+        }
+
+        fn free_msi(&self, vector: &MsiVector) {
+            self.freed.lock().unwrap().push(vector.id);
         }
 
         fn route_msi(&self, id: u32, message: Option<MsiMessage>) -> io::Result<()> {
@@ -352,10 +375,14 @@ mod tests {
         u64::from_le_bytes(bits)
     }
 
+    fn as_platform(fake: &Arc<Fake>) -> Arc<dyn Platform> {
+        Arc::clone(fake) as Arc<dyn Platform>
+    }
+
     /// Three vectors, enabled, vector 1 with a message and unmasked.
     fn msix() -> (Arc<Fake>, Msix) {
         let fake = Arc::new(Fake::default());
-        let msix = Msix::new(fake.clone(), 3).unwrap();
+        let msix = Msix::new(&as_platform(&fake), 3).unwrap();
         msix.set_control(CONTROL_ENABLE);
         set(&msix, 1, MESSAGE);
         mask(&msix, 1, false);
@@ -459,6 +486,20 @@ mod tests {
         assert_eq!(wide, [0; 8], "past the table");
         msix.write_table(48, &[0xff; 8]);
         msix.write_table(u64::MAX, &[0xff; 8]);
+    }
+
+    #[test]
+    fn vectors_go_back_to_the_platform() {
+        let (fake, msix) = msix();
+        drop(msix);
+        assert_eq!(*fake.freed.lock().unwrap(), [0, 1, 2]);
+    }
+
+    #[test]
+    fn what_was_reserved_goes_back_when_the_rest_cannot_be() {
+        let fake = Arc::new(Fake { limit: 2, ..Fake::default() });
+        assert!(Msix::new(&as_platform(&fake), 3).is_err());
+        assert_eq!(*fake.freed.lock().unwrap(), [0, 1]);
     }
 
     /// One interrupt a round, from another thread, while the guest masks and unmasks.

@@ -14,6 +14,8 @@ use crate::pci::{BarOffset, Bdf, PciFunction};
 
 const SLOTS: u8 = 32;
 const FUNCTIONS: u8 = 8;
+/// Functions of a bus besides the slot of its bridge.
+pub const PLACES: usize = (SLOTS as usize - 1) * FUNCTIONS as usize;
 
 /// A range of guest physical addresses out of which regions are given theirs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +33,7 @@ pub enum AddError {
     #[error("{0} is taken")]
     Taken(Bdf),
     /// All slots and functions are taken.
-    #[error("the PCI bus has no free slot")]
+    #[error("the PCI bus has {PLACES} functions, and no room for another")]
     Full,
     /// No window has an aligned range left.
     #[error("no room for a PCI memory region of {size:#x} bytes")]

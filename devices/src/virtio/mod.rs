@@ -1,6 +1,7 @@
 //! virtio 1.2: devices, the transports that carry them, and the register state between the two.
 
 mod chain;
+pub mod mmio;
 pub mod pci;
 pub mod scsi;
 pub mod state;
@@ -83,13 +84,23 @@ pub trait VirtioDevice: Send {
     fn write_config(&mut self, offset: u64, data: &[u8]);
 
     /// Starts: spawns what serves the queues. Builds everything first, so that a failure leaves
-    /// nothing running.
+    /// nothing running that a reset would not end.
     ///
     /// # Errors
     /// When the host lacks a resource for it.
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError>;
 
-    /// Stops: returns once no thread of the device can touch guest memory any more. Called on a
-    /// device that is not active too.
-    fn reset(&mut self);
+    /// Stops serving queue `index`: returns once no thread of the device can touch it any more.
+    fn stop_queue(&mut self, index: u16);
+
+    /// Tells all threads of the device to stop, without waiting for them. Called on a device
+    /// that is not active too.
+    fn begin_reset(&mut self);
+
+    /// Whether the reset that began is done: no thread of the device can touch guest memory any
+    /// more, and the device is as new.
+    fn reset_done(&mut self) -> bool;
+
+    /// Waits until [`VirtioDevice::reset_done`].
+    fn finish_reset(&mut self);
 }

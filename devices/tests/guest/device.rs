@@ -1,7 +1,7 @@
 //! A virtio device with two queues that answers each request with one word, when told to.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use devices::virtio::{ActivateError, Activation, DeviceType, VirtioDevice};
 use virtio_queue::QueueT;
@@ -17,20 +17,24 @@ pub(crate) const ANSWER: u32 = 0x600d_600d;
 
 /// The test's side of the device.
 #[derive(Clone, Default)]
-pub(crate) struct Control(Arc<Mutex<Inner>>);
+pub(crate) struct Control(Arc<(Mutex<Inner>, Condvar)>);
 
 #[derive(Default)]
 pub(crate) struct Inner {
     pub(crate) activation: Option<Activation>,
     pub(crate) activations: u32,
+    /// Resets that ended.
     pub(crate) resets: u32,
+    /// A reset waits for requests that do not end.
+    pub(crate) stalled: bool,
+    pub(crate) stopped_queues: Vec<u16>,
     pub(crate) refuse_activation: bool,
     pub(crate) config: [u8; 16],
 }
 
 impl Control {
     pub(crate) fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap()
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn device(&self) -> Box<dyn VirtioDevice> {
@@ -63,6 +67,12 @@ impl Control {
         let mut inner = self.inner();
         inner.config = config;
         inner.activation.as_ref().unwrap().interrupt.config();
+    }
+
+    /// Ends the requests that hold a reset up.
+    pub(crate) fn unstall(&self) {
+        self.inner().stalled = false;
+        self.0.1.notify_all();
     }
 
     pub(crate) fn needs_reset(&self) {
@@ -109,9 +119,28 @@ impl VirtioDevice for FakeDevice {
         Ok(())
     }
 
-    fn reset(&mut self) {
+    fn stop_queue(&mut self, index: u16) {
         let mut inner = self.0.inner();
-        inner.resets += 1;
-        inner.activation = None;
+        inner.stopped_queues.push(index);
+        if let Some(active) = &mut inner.activation {
+            active.queues.retain(|queue| queue.index != index);
+        }
+    }
+
+    fn begin_reset(&mut self) {}
+
+    fn reset_done(&mut self) -> bool {
+        let mut inner = self.0.inner();
+        if !inner.stalled {
+            inner.activation = None;
+            inner.resets += 1;
+        }
+        !inner.stalled
+    }
+
+    fn finish_reset(&mut self) {
+        let unstalled = self.0.0.1.wait_while(self.0.inner(), |inner| inner.stalled);
+        drop(unstalled.unwrap_or_else(PoisonError::into_inner));
+        assert!(self.reset_done());
     }
 }

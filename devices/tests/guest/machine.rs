@@ -1,7 +1,10 @@
 //! Memory, ports and MMIO with a PCI bus, and the hypervisor's part of doorbells and MSIs.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use devices::bus::Bus;
@@ -17,7 +20,8 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 pub(crate) const ECAM: u64 = 0xe000_0000;
 pub(crate) const LOW: Window = Window { base: 0xc000_0000, size: 0x100_0000 };
 pub(crate) const HIGH: Window = Window { base: 0x10_0000_0000, size: 0x1_0000_0000 };
-const MEMORY_SIZE: usize = 0x10_0000;
+/// RAM from 0 on.
+pub(crate) const MEMORY_SIZE: u64 = 16 << 20;
 
 /// What a hypervisor does, recorded.
 #[derive(Default)]
@@ -26,8 +30,11 @@ pub(crate) struct FakePlatform(Mutex<Recorded>);
 #[derive(Default)]
 struct Recorded {
     msis: Vec<(EventFd, Option<MsiMessage>)>,
-    doorbells: BTreeMap<u64, EventFd>,
+    /// By address and value.
+    doorbells: BTreeMap<(u64, Option<u32>), EventFd>,
     refuse_doorbells: bool,
+    rung: u64,
+    freed: usize,
 }
 
 impl FakePlatform {
@@ -37,7 +44,7 @@ impl FakePlatform {
 
     /// The guest physical addresses of all doorbells.
     pub(crate) fn doorbells(&self) -> Vec<u64> {
-        self.recorded().doorbells.keys().copied().collect()
+        self.recorded().doorbells.keys().map(|(address, _)| *address).collect()
     }
 
     pub(crate) fn refuse_doorbells(&self) {
@@ -51,10 +58,26 @@ impl FakePlatform {
         fired.map(|(_, message)| message.expect("an unrouted vector fired").data).collect()
     }
 
-    fn ring(&self, address: u64) -> bool {
+    /// How many writes doorbells swallowed.
+    pub(crate) fn rung(&self) -> u64 {
+        self.recorded().rung
+    }
+
+    /// The vectors that were not given back.
+    pub(crate) fn vectors(&self) -> usize {
         let recorded = self.recorded();
-        let doorbell = recorded.doorbells.get(&address);
-        doorbell.inspect(|event| event.write(1).unwrap()).is_some()
+        recorded.msis.len() - recorded.freed
+    }
+
+    fn ring(&self, address: u64, data: &[u8]) -> bool {
+        let mut recorded = self.recorded();
+        let value = data.try_into().map(u32::from_le_bytes).ok();
+        let doorbells = &recorded.doorbells;
+        let doorbell = doorbells.get(&(address, None)).or_else(|| doorbells.get(&(address, value)));
+        let Some(event) = doorbell else { return false };
+        event.write(1).unwrap();
+        recorded.rung += 1;
+        true
     }
 }
 
@@ -64,6 +87,12 @@ impl Platform for FakePlatform {
         let msis = &mut self.recorded().msis;
         msis.push((event.try_clone()?, None));
         Ok(MsiVector { id: u32::try_from(msis.len() - 1).unwrap(), event })
+    }
+
+    fn free_msi(&self, vector: &MsiVector) {
+        let mut recorded = self.recorded();
+        recorded.freed += 1;
+        recorded.msis[usize::try_from(vector.id).unwrap()].1 = None;
     }
 
     fn route_msi(&self, id: u32, message: Option<MsiMessage>) -> io::Result<()> {
@@ -78,19 +107,36 @@ impl Platform for FakePlatform {
         event: &EventFd,
     ) -> io::Result<()> {
         let mut recorded = self.recorded();
-        assert_eq!(datamatch, None);
         if recorded.refuse_doorbells {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        let before = recorded.doorbells.insert(address, event.try_clone()?);
-        assert!(before.is_none(), "two doorbells at {address:#x}");
+        match recorded.doorbells.entry((address, datamatch)) {
+            Entry::Vacant(entry) => drop(entry.insert(event.try_clone()?)),
+            Entry::Occupied(_) => return Err(io::ErrorKind::AlreadyExists.into()),
+        }
         Ok(())
     }
 
-    fn remove_doorbell(&self, address: u64, _: Option<u32>, _: &EventFd) -> io::Result<()> {
-        let removed = self.recorded().doorbells.remove(&address);
-        removed.map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
+    fn remove_doorbell(
+        &self,
+        address: u64,
+        datamatch: Option<u32>,
+        event: &EventFd,
+    ) -> io::Result<()> {
+        match self.recorded().doorbells.entry((address, datamatch)) {
+            Entry::Occupied(entry) if identity(entry.get()) == identity(event) => {
+                drop(entry.remove());
+            }
+            _ => return Err(io::ErrorKind::NotFound.into()),
+        }
+        Ok(())
     }
+}
+
+/// What tells one event from another, whichever descriptor it goes by.
+fn identity(event: &EventFd) -> String {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", event.as_raw_fd())).unwrap();
+    info.lines().find(|line| line.starts_with("eventfd-id")).unwrap().into()
 }
 
 /// How a guest reaches configuration spaces.
@@ -106,7 +152,7 @@ pub(crate) struct Machine {
     pub(crate) platform: Arc<FakePlatform>,
     pub(crate) root: Arc<PciRoot>,
     ports: Bus,
-    mmio: Bus,
+    pub(crate) mmio: Bus,
     mechanism: Mechanism,
 }
 
@@ -122,7 +168,7 @@ impl Machine {
         for Window { base, size } in [LOW, HIGH] {
             mmio.insert(base, size, Arc::new(MemoryWindow::new(root.clone(), base))).unwrap();
         }
-        let ram = [(GuestAddress(0), MEMORY_SIZE)];
+        let ram = [(GuestAddress(0), usize::try_from(MEMORY_SIZE).unwrap())];
         let memory = Arc::new(GuestMemoryMmap::from_ranges(&ram).unwrap());
         Machine { memory, platform: Arc::default(), root, ports, mmio, mechanism }
     }
@@ -133,7 +179,7 @@ impl Machine {
 
     /// A write, which a doorbell swallows as KVM's do.
     pub(crate) fn write(&self, address: u64, data: &[u8]) {
-        if !self.platform.ring(address) {
+        if !self.platform.ring(address, data) {
             self.mmio.write(address, data);
         }
     }

@@ -141,6 +141,12 @@ impl Host {
         self.broken.load(Ordering::SeqCst)
     }
 
+    /// Resets the controller, returning when it has stopped.
+    pub fn reset(&mut self) {
+        self.controller.begin_reset();
+        self.controller.finish_reset();
+    }
+
     pub fn kick(&self, queue: u16) {
         self.kicks[usize::from(queue)].write(1).unwrap();
     }

@@ -51,6 +51,11 @@ impl Ring {
         (self.avail() + 6 + 2 * u64::from(self.size)).next_multiple_of(4)
     }
 
+    /// Where its descriptor, driver and device areas are.
+    pub fn areas(&self) -> [u64; 3] {
+        [self.base, self.avail(), self.used()]
+    }
+
     /// The device's side of it.
     pub fn device_queue(&self, event_idx: bool) -> Queue {
         let mut queue = Queue::new(self.size).unwrap();

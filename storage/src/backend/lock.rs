@@ -164,6 +164,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn only_who_shares_does_without_locks() {
+        let without = |shared| {
+            let error = io::Error::from_raw_os_error(libc::ENOLCK);
+            without_locks(error, &Options { shared, ..Options::default() })
+        };
+        assert!(matches!(without(false), Err(OpenError::NoLocks(_))));
+        assert!(without(true).is_ok());
+    }
+
+    #[test]
     fn a_lock_is_recognised_by_file_and_bytes() {
         let line = "lock:\t1: OFDLCK ADVISORY  READ -1 fe:00:1234 100 101";
         assert!(locks(line, "fe:00:1234", &(101..=101)));

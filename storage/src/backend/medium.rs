@@ -200,6 +200,8 @@ mod tests {
         let turn = FlushTurn::begin(&medium).unwrap();
         std::thread::scope(|scope| {
             let waiting: Vec<_> = (0..4).map(|_| scope.spawn(|| medium.flush())).collect();
+            // Long enough for one of them to wait; if none does, nothing is shown.
+            std::thread::sleep(std::time::Duration::from_millis(50));
             turn.end(Ok(())).unwrap();
             assert!(waiting.into_iter().all(|it| it.join().unwrap().is_ok()));
         });

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, PoisonError};
 
-use super::{Backend, Geometry};
+use super::{Backend, Geometry, Provisioning};
 use crate::buffer::DataBuf;
 
 /// Bytes that nobody keeps.
@@ -50,6 +50,22 @@ impl Backend for Memory {
     }
 
     fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn provisioning(&self) -> Provisioning {
+        let granularity = Some(self.geometry.block_size);
+        Provisioning { unmap_granularity: granularity, unmapped_reads_zero: true }
+    }
+
+    fn unmap(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.zero(offset, len, true)
+    }
+
+    fn zero(&self, offset: u64, len: u64, _may_unmap: bool) -> io::Result<()> {
+        let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let there = bytes.get_mut(from(offset)..).and_then(|rest| rest.get_mut(..from(len)));
+        there.ok_or(io::ErrorKind::WriteZero)?.fill(0);
         Ok(())
     }
 

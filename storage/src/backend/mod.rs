@@ -155,3 +155,30 @@ pub(crate) fn is_shortage(error: &io::Error) -> bool {
         [libc::ENOMEM, libc::EAGAIN, libc::EBUSY, libc::ENOBUFS, libc::ECANCELED, libc::EINTR];
     error.raw_os_error().is_some_and(|errno| shortages.contains(&errno))
 }
+
+#[cfg(test)]
+#[expect(unsafe_code, reason = "buffers are lent")]
+mod tests {
+    use super::*;
+    use crate::testing::OwnedBuf;
+
+    #[test]
+    fn alignment_is_that_of_each_segment() {
+        let alignment = Alignment { offset: 512, memory: 4096 };
+        let admits = |lengths: &[usize], align| {
+            let mut memory = OwnedBuf::aligned(lengths, align);
+            // SAFETY: `memory` outlives the buffer.
+            alignment.admits(&unsafe { memory.lend() })
+        };
+        assert!(admits(&[512, 0, 1024], 4096));
+        assert!(!admits(&[512, 100, 412], 4096));
+        assert!((0..64).any(|_| !admits(&[512, 512], 512)), "memory is aligned by chance");
+    }
+
+    #[test]
+    fn a_transfer_that_ends_within_a_unit_ends_with_the_file() {
+        let direct = Alignment { offset: 512, memory: 512 };
+        assert!(direct.ends_after(0) && direct.ends_after(100) && !direct.ends_after(1024));
+        assert!(Alignment::NONE.ends_after(0) && !Alignment::NONE.ends_after(100));
+    }
+}

@@ -14,18 +14,30 @@ use crate::backend::{Alignment, Medium};
 use crate::lun::Submitted;
 use crate::task::{Answer, Response, ServiceResponse, Task};
 
+mod compound;
 mod outcome;
 mod poller;
 mod pool;
 mod ring;
+mod scratch;
 
 pub use pool::Pool;
 
+use outcome::Failure;
 use poller::Poller;
 use ring::Ring;
 
-/// A transfer between a task's buffer, which is as long as it is to be, and a medium.
+/// Bytes of a medium.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteRange {
+    /// Where they begin.
+    pub offset: u64,
+    /// How many there are.
+    pub len: u64,
+}
+
+/// What is to be done with a medium, and with a task's buffer, which is as long as it is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BlockIo {
     /// Fill data-in.
     Read {
@@ -43,6 +55,40 @@ pub enum BlockIo {
     },
     /// Make stable what was written.
     Flush,
+    /// Give blocks back to the host.
+    Unmap {
+        /// Which, in any order.
+        ranges: Box<[ByteRange]>,
+        /// Answer only once it is stable.
+        fua: bool,
+    },
+    /// Store data-out, which is one block, or none for a block of zeros, again and again.
+    WriteSame {
+        /// Where: whole blocks.
+        range: ByteRange,
+        /// Zeros may be stored by giving the blocks back to the host.
+        may_unmap: bool,
+        /// Answer only once it is stable.
+        fua: bool,
+    },
+    /// Read from the medium itself, past volatile caches, and compare.
+    Verify {
+        /// What: whole blocks.
+        range: ByteRange,
+        /// With what.
+        compare: Compare,
+    },
+}
+
+/// What a [`BlockIo::Verify`] compares the medium with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compare {
+    /// Nothing: it is enough that it can be read.
+    Nothing,
+    /// Data-out.
+    DataOut,
+    /// Data-out, which is one block, again and again.
+    RepeatedBlock,
 }
 
 /// Why [`IoContext::wait`] returned, besides answers: a set of the bits that were given to
@@ -149,7 +195,7 @@ impl IoContext {
         io: BlockIo,
         resid: u32,
     ) -> Submitted {
-        let transfer = Transfer { task, io, resid };
+        let transfer = Transfer::new(task, medium, io, resid);
         match &mut self.engine {
             Engine::Inline => Submitted::Done(transfer.carry_out(medium)),
             Engine::Ring(ring) => match ring.start(transfer, medium) {
@@ -166,10 +212,20 @@ impl IoContext {
 struct Transfer {
     task: Task,
     io: BlockIo,
+    /// Bytes of the task's buffers that were cut off before.
     resid: u32,
+    /// Bytes of the task's buffers at the start.
+    len: u32,
+    /// Bytes of a logical block.
+    block_size: u32,
 }
 
 impl Transfer {
+    fn new(task: Task, medium: &Medium, io: BlockIo, resid: u32) -> Transfer {
+        let len = task.buffer_len();
+        Transfer { task, io, resid, len, block_size: medium.backend().geometry().block_size }
+    }
+
     /// Blocks until it is done.
     fn carry_out(self, medium: &Medium) -> Answer {
         self.carry_out_with(medium, Medium::flush)
@@ -183,37 +239,69 @@ impl Transfer {
 
     fn carry_out_with(mut self, medium: &Medium, flush: fn(&Medium) -> io::Result<()>) -> Answer {
         let result = self.block_on(medium, flush);
-        self.finish(result, || medium.name().to_owned())
+        self.end(result, || medium.name().to_owned())
     }
 
     fn block_on(
         &mut self,
         medium: &Medium,
         flush: fn(&Medium) -> io::Result<()>,
-    ) -> io::Result<()> {
-        let backend = medium.backend();
-        match self.io {
-            BlockIo::Read { offset, fua } => {
-                if fua {
-                    flush(medium)?;
-                }
-                backend.read(offset, &mut self.task.data_in)
+    ) -> Result<(), Failure> {
+        let flush_if = |needed| if needed { flush(medium).map_err(Failure::Flush) } else { Ok(()) };
+        let (task, block_size) = (&mut self.task, self.block_size);
+        match &self.io {
+            &BlockIo::Read { offset, fua } => {
+                flush_if(fua)?;
+                let result = medium.backend().read(offset, &mut task.data_in);
+                result.map_err(|error| self.failure(error))
             }
-            BlockIo::Write { offset, fua } => {
-                backend.write(offset, &mut self.task.data_out)?;
-                if fua { flush(medium) } else { Ok(()) }
+            &BlockIo::Write { offset, fua } => {
+                let result = medium.backend().write(offset, &mut task.data_out);
+                result.map_err(|error| self.failure(error))?;
+                flush_if(fua)
             }
-            BlockIo::Flush => flush(medium),
+            BlockIo::Flush => flush_if(true),
+            BlockIo::Unmap { ranges, fua } => {
+                compound::unmap(task, medium, ranges)?;
+                flush_if(*fua)
+            }
+            &BlockIo::WriteSame { range, may_unmap, fua } => {
+                compound::write_same(task, medium, range, block_size, may_unmap)?;
+                flush_if(fua)
+            }
+            &BlockIo::Verify { range, compare } => {
+                flush_if(true)?;
+                compound::verify(task, medium, range, block_size, compare)
+            }
         }
     }
 
-    /// Answers for what the host said about the medium of this name.
+    /// Answers for what the host said about the medium of this name, where the kernel moved the
+    /// data.
     fn finish(self, result: io::Result<()>, name: impl FnOnce() -> String) -> Answer {
-        if let Err(error) = &result {
-            log::warn!("{}: {:?} failed: {error}", name(), self.io);
+        let result = result.map_err(|error| self.failure(error));
+        self.end(result, name)
+    }
+
+    fn end(self, result: Result<(), Failure>, name: impl FnOnce() -> String) -> Answer {
+        match &result {
+            Ok(()) | Err(Failure::Miscompare { .. } | Failure::Aborted) => {}
+            Err(failure) => log::warn!("{}: {failure}", name()),
         }
         let resid = self.resid.saturating_add(self.task.buffer_len());
-        self.task.answer(outcome::response(self.io, result, resid))
+        self.task.answer(outcome::response(result, self.block_size, resid))
+    }
+
+    /// Where a transfer stands at which the host failed.
+    fn failure(&self, error: io::Error) -> Failure {
+        let moved = u64::from(self.len.saturating_sub(self.task.buffer_len()));
+        match self.io {
+            BlockIo::Read { offset, .. } => Failure::Read { error, at: offset + moved },
+            BlockIo::Write { offset, .. } if !self.task.data_out.is_empty() => {
+                Failure::Write { error, at: offset + moved }
+            }
+            _ => Failure::Flush(error),
+        }
     }
 
     /// Whether its memory is where `alignment` wants it.
@@ -232,3 +320,6 @@ impl Transfer {
         matches!(self.io, BlockIo::Write { fua: true, .. })
     }
 }
+
+#[cfg(test)]
+mod tests;

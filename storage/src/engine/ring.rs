@@ -103,6 +103,10 @@ impl Ring {
                 Some(turn) => Step::Flush(turn),
                 None => return Err(transfer),
             },
+            // They take several steps.
+            BlockIo::Unmap { .. } | BlockIo::WriteSame { .. } | BlockIo::Verify { .. } => {
+                return Err(transfer);
+            }
         };
         let Some(index) = self.free.pop() else { return Err(transfer) };
         let medium = transfer.is_fua_write().then(|| Arc::clone(medium));
@@ -225,7 +229,7 @@ enum Progress {
 impl Op {
     fn entry(&self) -> squeue::Entry {
         let fd = Fd(self.fd);
-        match (&self.step, self.transfer.io) {
+        match (&self.step, &self.transfer.io) {
             (Step::Move(offset), BlockIo::Write { .. }) => {
                 let (segments, count) = segments(&self.transfer.task.data_out);
                 opcode::Writev::new(fd, segments, count).offset(*offset).build()

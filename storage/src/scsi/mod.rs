@@ -8,5 +8,7 @@ pub mod mode;
 pub mod opcode;
 pub mod sense;
 pub mod status;
+pub mod supported;
+pub mod unmap;
 pub mod vpd;
 pub mod wire;

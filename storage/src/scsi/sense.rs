@@ -23,6 +23,8 @@ impl SenseKey {
     pub const DATA_PROTECT: SenseKey = SenseKey(0x7);
     /// The device aborted the command; it may be tried again.
     pub const ABORTED_COMMAND: SenseKey = SenseKey(0xb);
+    /// What the initiator sent is not what the medium holds.
+    pub const MISCOMPARE: SenseKey = SenseKey(0xe);
 }
 
 /// A sense key with its additional sense code and qualifier (SPC-6, Additional sense code).
@@ -43,11 +45,20 @@ impl SenseCode {
 
     /// Nothing to tell.
     pub const NO_SENSE: SenseCode = SenseCode::new(SenseKey::NO_SENSE, 0x00, 0x00);
+    /// The logical unit is stopped until a START STOP UNIT starts it.
+    pub const INITIALIZING_COMMAND_REQUIRED: SenseCode =
+        SenseCode::new(SenseKey::NOT_READY, 0x04, 0x02);
     /// A write failed and will fail again.
     pub const WRITE_ERROR: SenseCode = SenseCode::new(SenseKey::MEDIUM_ERROR, 0x0c, 0x00);
     /// A read failed and will fail again.
     pub const UNRECOVERED_READ_ERROR: SenseCode =
         SenseCode::new(SenseKey::MEDIUM_ERROR, 0x11, 0x00);
+    /// The parameter list ends within a header, a descriptor or a page.
+    pub const PARAMETER_LIST_LENGTH_ERROR: SenseCode =
+        SenseCode::new(SenseKey::ILLEGAL_REQUEST, 0x1a, 0x00);
+    /// The medium holds something else than the initiator sent.
+    pub const MISCOMPARE_DURING_VERIFY_OPERATION: SenseCode =
+        SenseCode::new(SenseKey::MISCOMPARE, 0x1d, 0x00);
     /// The device failed within.
     pub const INTERNAL_TARGET_FAILURE: SenseCode =
         SenseCode::new(SenseKey::HARDWARE_ERROR, 0x44, 0x00);
@@ -62,11 +73,17 @@ impl SenseCode {
     /// There is no such logical unit.
     pub const LOGICAL_UNIT_NOT_SUPPORTED: SenseCode =
         SenseCode::new(SenseKey::ILLEGAL_REQUEST, 0x25, 0x00);
+    /// A field of the parameter list has a value that is not supported.
+    pub const INVALID_FIELD_IN_PARAMETER_LIST: SenseCode =
+        SenseCode::new(SenseKey::ILLEGAL_REQUEST, 0x26, 0x00);
     /// The mode page has no saved values.
     pub const SAVING_PARAMETERS_NOT_SUPPORTED: SenseCode =
         SenseCode::new(SenseKey::ILLEGAL_REQUEST, 0x39, 0x00);
     /// The medium is write-protected.
     pub const WRITE_PROTECTED: SenseCode = SenseCode::new(SenseKey::DATA_PROTECT, 0x27, 0x00);
+    /// The initiator itself forbade writing (SWP of the Control mode page).
+    pub const LOGICAL_UNIT_SOFTWARE_WRITE_PROTECTED: SenseCode =
+        SenseCode::new(SenseKey::DATA_PROTECT, 0x27, 0x02);
     /// The backing store is out of space (SBC-4, Resource exhaustion).
     pub const SPACE_ALLOCATION_FAILED_WRITE_PROTECT: SenseCode =
         SenseCode::new(SenseKey::DATA_PROTECT, 0x27, 0x07);
@@ -78,12 +95,15 @@ impl SenseCode {
     /// The logical unit was reset.
     pub const BUS_DEVICE_RESET_FUNCTION_OCCURRED: SenseCode =
         SenseCode::new(SenseKey::UNIT_ATTENTION, 0x29, 0x03);
-    /// The number of blocks changed.
-    pub const CAPACITY_DATA_HAS_CHANGED: SenseCode =
-        SenseCode::new(SenseKey::UNIT_ATTENTION, 0x2a, 0x09);
     /// The initiator was gone.
     pub const I_T_NEXUS_LOSS_OCCURRED: SenseCode =
         SenseCode::new(SenseKey::UNIT_ATTENTION, 0x29, 0x07);
+    /// Another initiator changed a mode page.
+    pub const MODE_PARAMETERS_CHANGED: SenseCode =
+        SenseCode::new(SenseKey::UNIT_ATTENTION, 0x2a, 0x01);
+    /// The number of blocks changed.
+    pub const CAPACITY_DATA_HAS_CHANGED: SenseCode =
+        SenseCode::new(SenseKey::UNIT_ATTENTION, 0x2a, 0x09);
     /// The logical unit runs another program than before.
     pub const MICROCODE_HAS_BEEN_CHANGED: SenseCode =
         SenseCode::new(SenseKey::UNIT_ATTENTION, 0x3f, 0x01);
@@ -92,10 +112,12 @@ impl SenseCode {
         SenseCode::new(SenseKey::UNIT_ATTENTION, 0x3f, 0x0e);
 }
 
-/// Where in the CDB the wrong field begins (SPC-6, Sense key specific).
+/// Where the wrong field begins (SPC-6, Sense key specific).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FieldPointer {
-    /// Byte of the CDB.
+    /// Whether the field is in the CDB (C/D); otherwise it is in the parameter list.
+    pub in_cdb: bool,
+    /// Byte of it.
     pub byte: u16,
     /// Leftmost bit of the field in that byte, if the field does not begin with the byte.
     pub bit: Option<u8>,
@@ -104,42 +126,62 @@ pub struct FieldPointer {
 impl FieldPointer {
     /// SENSE KEY SPECIFIC: SKSV, C/D, BPV, BIT POINTER, FIELD POINTER.
     fn to_bytes(self) -> [u8; 3] {
-        const SKSV_AND_CDB: u8 = 0x80 | 0x40;
+        const SKSV: u8 = 0x80;
+        const IN_CDB: u8 = 0x40;
+        let place = if self.in_cdb { IN_CDB } else { 0 };
         let bit = self.bit.map_or(0, |bit| 0x08 | bit & 0x07);
         let [high, low] = self.byte.to_be_bytes();
-        [SKSV_AND_CDB | bit, high, low]
+        [SKSV | place | bit, high, low]
     }
 }
 
-/// Sense data, before its format is chosen.
+/// Sense data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sense {
     /// What happened.
     pub code: SenseCode,
-    /// Which field of the CDB is to blame.
+    /// Which field is to blame.
     pub field: Option<FieldPointer>,
     /// INFORMATION: for a block device, the first LBA that failed (SBC-4, Error reporting).
     pub information: Option<u64>,
+    /// Whether it goes with its status in descriptor format (SPC-6, D_SENSE of the Control mode
+    /// page), otherwise in fixed format.
+    pub descriptor_format: bool,
 }
 
 impl Sense {
     /// Length of fixed format sense data, in bytes.
     pub const FIXED_LEN: usize = 18;
 
+    /// Length of the longest sense data, in bytes: in descriptor format, with INFORMATION and a
+    /// field pointer.
+    pub const MAX_LEN: usize = 28;
+
     /// INVALID FIELD IN CDB at a byte, or at a bit of it.
     #[must_use]
     pub const fn invalid_field(byte: u16, bit: Option<u8>) -> Sense {
-        let field = Some(FieldPointer { byte, bit });
-        Sense { code: SenseCode::INVALID_FIELD_IN_CDB, field, information: None }
+        let field = Some(FieldPointer { in_cdb: true, byte, bit });
+        Sense { field, ..Sense::new(SenseCode::INVALID_FIELD_IN_CDB) }
+    }
+
+    /// INVALID FIELD IN PARAMETER LIST at a byte, or at a bit of it.
+    #[must_use]
+    pub const fn invalid_parameter(byte: u16, bit: Option<u8>) -> Sense {
+        let field = Some(FieldPointer { in_cdb: false, byte, bit });
+        Sense { field, ..Sense::new(SenseCode::INVALID_FIELD_IN_PARAMETER_LIST) }
     }
 
     /// LBA OUT OF RANGE, naming the first LBA that does not exist.
     #[must_use]
     pub const fn lba_out_of_range(lba: u64) -> Sense {
-        Sense { code: SenseCode::LBA_OUT_OF_RANGE, field: None, information: Some(lba) }
+        Sense { information: Some(lba), ..Sense::new(SenseCode::LBA_OUT_OF_RANGE) }
     }
 
-    /// The data in the format that the DESC bit of a REQUEST SENSE asks for.
+    const fn new(code: SenseCode) -> Sense {
+        Sense { code, field: None, information: None, descriptor_format: false }
+    }
+
+    /// The data in the format that is asked for.
     #[must_use]
     pub fn to_bytes(&self, descriptor_format: bool) -> Vec<u8> {
         if descriptor_format { self.to_descriptor() } else { self.to_fixed().to_vec() }
@@ -186,7 +228,7 @@ impl Sense {
 
 impl From<SenseCode> for Sense {
     fn from(code: SenseCode) -> Sense {
-        Sense { code, field: None, information: None }
+        Sense::new(code)
     }
 }
 
@@ -208,6 +250,7 @@ mod tests {
     fn the_field_pointer_names_byte_and_bit() {
         assert_eq!(Sense::invalid_field(2, None).to_fixed()[15..], [0xc0, 0, 2]);
         assert_eq!(Sense::invalid_field(1, Some(7)).to_fixed()[15..], [0xcf, 0, 1]);
+        assert_eq!(Sense::invalid_parameter(300, Some(2)).to_fixed()[15..], [0x8a, 1, 44]);
     }
 
     #[test]
@@ -219,5 +262,6 @@ mod tests {
             &[2, 6, 0, 0, 0xcc, 0, 1, 0],
         ];
         assert_eq!(both.to_descriptor(), expected.concat());
+        assert_eq!(both.to_descriptor().len(), Sense::MAX_LEN);
     }
 }

@@ -10,7 +10,11 @@ use tempfile::NamedTempFile;
 
 /// An image of `size` bytes without data.
 pub fn image(size: u64) -> NamedTempFile {
-    let file = NamedTempFile::new().unwrap();
+    image_in(&env::temp_dir(), size)
+}
+
+fn image_in(folder: &Path, size: u64) -> NamedTempFile {
+    let file = NamedTempFile::new_in(folder).unwrap();
     file.as_file().set_len(size).unwrap();
     file
 }
@@ -32,7 +36,7 @@ pub fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
 /// A loop device over an image of its own.
 pub struct Loop {
     pub device: PathBuf,
-    image: NamedTempFile,
+    _image: NamedTempFile,
     parts: u32,
 }
 
@@ -43,7 +47,7 @@ impl Loop {
         let image = image(size);
         let path = image.path().to_str().unwrap();
         match run("losetup", &[&["--find", "--show"], options, &[path]].concat()) {
-            Ok(device) => Some(Loop { device: device.into(), image, parts: 0 }),
+            Ok(device) => Some(Loop { device: device.into(), _image: image, parts: 0 }),
             Err(why) => {
                 assert!(env::var_os("VMM_REQUIRE_LOOP").is_none(), "no loop device: {why}");
                 eprintln!("skipped: no loop device: {why}");
@@ -59,11 +63,6 @@ impl Loop {
         let numbers = [self.parts.to_string(), start.to_string(), sectors.to_string()];
         run("addpart", &[device, &numbers[0], &numbers[1], &numbers[2]]).unwrap();
         PathBuf::from(format!("{device}p{}", self.parts))
-    }
-
-    /// The image below.
-    pub fn image(&self) -> &Path {
-        self.image.path()
     }
 }
 
@@ -103,8 +102,12 @@ pub fn subjects(size: u64) -> Vec<Subject> {
         ("direct file", direct()),
         ("direct file of 4096-byte blocks", Options { direct: true, ..blocks_of_4096.clone() }),
     ];
-    for (name, options) in files {
-        let image = image(size);
+    // tmpfs punches holes, but zeroes nothing, and has no unit of direct I/O to state.
+    let in_memory = [("file in memory", Options::default()), ("direct file in memory", direct())];
+    let files = files.map(|(name, options)| (name, options, env::temp_dir()));
+    let in_memory = in_memory.map(|(name, options)| (name, options, PathBuf::from("/dev/shm")));
+    for (name, options, folder) in files.into_iter().chain(in_memory) {
+        let image = image_in(&folder, size);
         match RawFile::open(image.path(), &options) {
             Ok(file) => subjects.push(subject(name, file, image)),
             Err(why @ (OpenError::NoDirect | OpenError::DirectUnit { .. })) => {

@@ -4,6 +4,8 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+use std::time::Duration;
 
 use storage::backend::{Backend, Geometry};
 use storage::buffer::DataBuf;
@@ -97,6 +99,9 @@ impl Backend for Recorder {
         let mut record = self.record();
         let pending = std::mem::take(&mut record.pending);
         if std::mem::take(&mut record.flush_fails) {
+            drop(record);
+            // Time for others to flush, and not to hear of it.
+            thread::sleep(Duration::from_millis(1));
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
         pending.iter().for_each(|write| put(&mut record.stable, write));

@@ -81,7 +81,8 @@ impl Boot {
             let (limit, size) = (needs.initramfs_limit, initramfs.value.size);
             let fits = boot::place_initramfs(layout, needs.end, limit, size).is_ok();
             if needed <= room && !fits {
-                let why = format!("too large to lie where the {what} look for it");
+                let line = problems.line(kernel.at);
+                let why = format!("too large to lie where the kernel at line {line} looks for it");
                 let refusal = Refusal::new(why, "use a smaller one");
                 problems.report(initramfs.at, "boot.initramfs", &refusal);
             }

@@ -8,7 +8,7 @@ use super::boot::Boot;
 use super::machine::Machine;
 use super::problems::{Problems, Refusal};
 use super::tree::Placed;
-use crate::host::{Descriptors, Host, Memory};
+use crate::host::{Descriptors, HUGE_PAGE, Host, Memory};
 use crate::limits;
 use crate::spec::{GuestSpec, MemoryBacking};
 
@@ -82,22 +82,16 @@ fn too_much(memory: u64, available: u64) -> Option<Refusal> {
 }
 
 fn too_many_pages(memory: Placed<u64>, there: Memory, problems: &Problems<'_>) -> Option<Refusal> {
-    let page = there.huge_page;
-    if page == 0 {
-        return Some(Refusal::new(
-            "the host has no huge pages",
-            "use \"anonymous\" or \"prealloc\"",
-        ));
-    }
-    if !memory.value.is_multiple_of(page) {
+    if !memory.value.is_multiple_of(HUGE_PAGE) {
         let line = problems.line(memory.at);
-        let why = format!("memory at line {line} is not a multiple of their {}", mib(page));
-        let near = memory.value.next_multiple_of(page) >> 20;
+        let why = format!("memory at line {line} is not a multiple of their {}", mib(HUGE_PAGE));
+        let near = memory.value.next_multiple_of(HUGE_PAGE) >> 20;
         return Some(Refusal::new(why, format!("write memory = \"{near}MiB\"")));
     }
-    let (needed, free) = (memory.value / page, there.huge_pages);
-    let why = || format!("memory takes {needed} huge pages of {}, and {free} are free", mib(page));
-    let remedy = "raise vm.nr_hugepages, or use \"anonymous\"";
+    let (needed, free) = (memory.value / HUGE_PAGE, there.huge_pages);
+    let why =
+        || format!("memory takes {needed} huge pages of {}, and {free} are free", mib(HUGE_PAGE));
+    let remedy = "raise vm.nr_hugepages, or use \"anonymous\" or \"prealloc\"";
     (needed > free).then(|| Refusal::new(why(), remedy))
 }
 

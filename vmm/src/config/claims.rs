@@ -7,7 +7,7 @@ use std::hash::Hash;
 
 use storage::lun::spec::Naa;
 
-use super::files::FileId;
+use super::media::MediumId;
 use super::problems::{Problems, Refusal};
 use super::tree::Placed;
 
@@ -16,7 +16,7 @@ use super::tree::Placed;
 pub(super) struct Claims {
     pub(super) controllers: Claim<String>,
     /// Each with its first use, and the place of that.
-    media: HashMap<FileId, (Use, usize)>,
+    media: HashMap<MediumId, (Use, usize)>,
     names: HashMap<Naa, (Use, usize)>,
 }
 
@@ -24,7 +24,7 @@ pub(super) struct Claims {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Use {
     /// Which medium it is, and where it is named; `None` where it is refused.
-    pub(super) medium: Option<Placed<FileId>>,
+    pub(super) medium: Option<Placed<MediumId>>,
     /// Whether other LUNs may use it.
     pub(super) shared: bool,
     /// The LUN's designator, and where it is given or derived.
@@ -37,7 +37,7 @@ pub(super) struct Use {
 
 impl Claims {
     /// Takes the file that the console's output goes to.
-    pub(super) fn output(&mut self, id: FileId, at: usize) {
+    pub(super) fn output(&mut self, id: MediumId, at: usize) {
         let used = Use { medium: Some(Placed { at, value: id }), ..Use::default() };
         self.media.insert(id, (used, at));
     }

@@ -7,7 +7,8 @@ use std::path::Path;
 use toml::de::DeValue;
 
 use super::claims::Claims;
-use super::files::{self, FileId};
+use super::files;
+use super::media::MediumId;
 use super::problems::{Problems, Refusal};
 use super::tree::Table;
 use super::values;
@@ -30,7 +31,7 @@ pub(super) fn serial(
 }
 
 /// What a value says, and which file that is if there is one already.
-fn end(value: &DeValue<'_>, base: &Path) -> Result<(SerialSpec, Option<FileId>), Refusal> {
+fn end(value: &DeValue<'_>, base: &Path) -> Result<(SerialSpec, Option<MediumId>), Refusal> {
     let only = value.as_table().filter(|table| table.len() == 1);
     let path = |key| only.and_then(|table| table.get(key));
     if let Some(value) = path("file") {

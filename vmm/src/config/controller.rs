@@ -5,6 +5,9 @@
 use std::path::Path;
 use std::time::Duration;
 
+use arch::layout;
+use devices::pci::root::PLACES;
+
 use super::claims::{Claim, Claims};
 use super::lun::{self, Initiator};
 use super::machine::Machine;
@@ -18,10 +21,6 @@ const REQUEST_QUEUES_MAX: u16 = 64;
 const REQUEST_QUEUES_DEFAULT_MAX: u16 = 16;
 const QUEUE_SIZE_DEFAULT: u16 = 256;
 const TMF_TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
-/// Slots and functions of a PCI bus, besides the slot of its bridge.
-const PCI_PLACES: usize = 31 * 8;
-/// Interrupt lines for virtio-mmio devices.
-const MMIO_SLOTS: usize = 14;
 /// MSI vectors besides those of request queues: control queue, event queue, configuration.
 const OTHER_VECTORS: u16 = 3;
 const TRANSPORTS: [(&str, Transport); 2] = [("pci", Transport::Pci), ("mmio", Transport::Mmio)];
@@ -108,6 +107,7 @@ fn check_places(
     specs: &[Option<ControllerSpec>],
     problems: &mut Problems<'_>,
 ) {
+    let slots_max = layout::VIRTIO_MMIO_IRQS.len();
     let (mut functions, mut vectors, mut slots) = (0, 0, 0);
     for (table, spec) in tables.iter().zip(specs) {
         let Some(spec) = spec else { continue };
@@ -118,14 +118,14 @@ fn check_places(
             }
             Transport::Mmio => slots += 1,
         }
-        let refusal = if functions > PCI_PLACES {
-            let why = format!("the {PCI_PLACES} places of the PCI bus are taken");
+        let refusal = if functions > PLACES {
+            let why = format!("the {PLACES} places of the PCI bus are taken");
             Refusal::new(why, "use fewer controllers with more LUNs each")
         } else if vectors > irq::msi_vectors_max() {
             let why = format!("the {} MSI vectors of KVM are taken", irq::msi_vectors_max());
             Refusal::new(why, "use fewer controllers or fewer request_queues")
-        } else if slots > MMIO_SLOTS {
-            let why = format!("the {MMIO_SLOTS} interrupt lines for MMIO are taken");
+        } else if slots > slots_max {
+            let why = format!("the {slots_max} interrupt lines for MMIO are taken");
             Refusal::new(why, "use transport = \"pci\", or fewer controllers")
         } else {
             continue;

@@ -2,21 +2,21 @@
 //!
 //! This file must not know how a medium is opened, nor where on the bus the disk is.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use storage::backend::OpenError;
+use storage::lun;
 use storage::lun::spec::{Ascii, Backing, Identity, LunSpec, Naa, WriteCache};
 
 use super::claims::{Claims, Use};
-use super::files::{self, Medium};
+use super::media::{self, MediumId};
 use super::problems::{Problems, Refusal};
 use super::tree::{Field, Placed, Table};
 use super::values::Sharing;
-use super::{identity, keys, remote, values};
+use super::{identity, keys, values};
 
 const WRITE_CACHES: [(&str, WriteCache); 2] =
     [("back", WriteCache::Back), ("through", WriteCache::Through)];
-/// Bytes of a logical block where neither the configuration nor the medium says.
-const BLOCK_SIZE_DEFAULT: u32 = 512;
 
 /// Reads one LUN, whose designator is `derived` unless it gives one. Relative paths are relative
 /// to `base`.
@@ -27,164 +27,69 @@ pub(super) fn spec(
     claims: &mut Claims,
     problems: &mut Problems<'_>,
 ) -> Option<LunSpec> {
-    let options = Options::read(table, problems);
-    let medium = medium(table, options.read_only.unwrap_or(true), base, problems);
-    if let Some((key, medium)) = &medium {
-        options.blocks.fit(key, medium, problems);
-        check_sharing(options.sharing, key, medium, problems);
-    }
-    let wwn = wwn(table, derived, options.sharing, problems);
-    let identity = identity_of(table, wwn, problems);
-    let shared = options.sharing?.value != Sharing::None;
-    let claim = Use {
-        medium: medium.as_ref().map(|(_, medium)| Placed { at: medium.at, value: medium.value.id }),
-        shared,
-        wwn,
-        serial: identity.as_ref().map(|identity| identity.serial.clone()),
-        block_size: options.blocks.logical(),
-    };
-    let name =
-        || medium.as_ref().map(|(key, medium)| named(key, &medium.value)).unwrap_or_default();
-    claims.lun(&claim, name, problems).then_some(())?;
-    Some(LunSpec {
-        backing: backing(medium?),
-        read_only: options.read_only?,
-        rotational: options.rotational?,
-        shared,
-        direct: options.direct?,
-        write_cache: options.write_cache?,
-        discard: options.discard?,
-        block_size: options.blocks.logical(),
-        physical_block_size: options.blocks.physical(),
-        identity: identity?,
-    })
+    let before = problems.count();
+    let medium = medium(table, base, problems);
+    let sharing = table.read("shared", values::sharing, problems);
+    let wwn = wwn(table, derived, sharing, problems);
+    let serial = table.read("serial", values::serial, problems);
+    let serial = wwn.and_then(|wwn| serial.or(identity::serial(&wwn.value)));
+    let names = names(table, wwn.zip(serial.clone()), problems)?;
+    let spec = options(table, sharing, medium.as_ref(), names, problems);
+    let at = medium.as_ref().map(|medium| medium.at);
+    let id = at.and_then(|at| check_medium(table, at, &spec, sharing, problems));
+    let claim = Use { medium: id, shared: spec.shared, wwn, serial, block_size: spec.block_size };
+    claims.lun(&claim, || named(&spec.backing), problems);
+    // Something was put in place of whatever is refused.
+    (medium.is_some() && wwn.is_some() && problems.count() == before).then_some(spec)
 }
 
-fn named(key: &str, medium: &Medium) -> String {
-    format!("controller.lun.{key}: {}", medium.path.display())
-}
-
-fn backing((key, medium): (&str, Placed<Medium>)) -> Backing {
-    match key {
-        "block" => Backing::BlockDevice(medium.value.path),
-        _ => Backing::RawImage(medium.value.path),
-    }
-}
-
-/// The options of a disk; nothing where a value is refused.
-struct Options {
-    read_only: Option<bool>,
-    rotational: Option<bool>,
-    sharing: Option<Placed<Sharing>>,
-    direct: Option<bool>,
-    write_cache: Option<WriteCache>,
-    discard: Option<bool>,
-    blocks: Blocks,
-}
-
-impl Options {
-    fn read(table: &Table<'_>, problems: &mut Problems<'_>) -> Options {
-        let write_cache = |value: &_| values::one_of(value, &WRITE_CACHES);
-        let write_cache = table.read("write_cache", write_cache, problems);
-        let sharing = table.read("shared", values::sharing, problems);
-        Options {
-            read_only: table.read("read_only", values::flag, problems).or(false),
-            rotational: table.read("rotational", values::flag, problems).or(false),
-            sharing: sharing.or_at(table.at(), Sharing::None),
-            direct: table.read("direct", values::flag, problems).or(false),
-            write_cache: write_cache.or(WriteCache::default()),
-            discard: table.read("discard", values::flag, problems).or(true),
-            blocks: Blocks::read(table, problems),
-        }
-    }
-}
-
-/// The sizes of blocks, in bytes.
-struct Blocks {
-    logical: Field<u32>,
-    physical: Field<u32>,
-}
-
-impl Blocks {
-    fn read(table: &Table<'_>, problems: &mut Problems<'_>) -> Blocks {
-        let logical = table.read("block_size", values::block_size, problems);
-        let physical = table.read("physical_block_size", values::physical_block_size, problems);
-        if let (Some(logical), Some(physical)) = (logical.given(), physical.given())
-            && physical.value < logical.value
-        {
-            let why = format!(
-                "less than the block_size of {} at line {}",
-                logical.value,
-                problems.line(logical.at)
-            );
-            let what = format!("controller.lun.physical_block_size = {}", physical.value);
-            let remedy = format!("write {} or more", logical.value);
-            problems.report(physical.at, what, &Refusal::new(why, remedy));
-        }
-        Blocks { logical, physical }
-    }
-
-    fn logical(&self) -> Option<u32> {
-        self.logical.given().map(|size| size.value)
-    }
-
-    fn physical(&self) -> Option<u32> {
-        self.physical.given().map(|size| size.value)
-    }
-
-    /// Reports a medium whose last block would be cut off.
-    fn fit(&self, key: &str, medium: &Placed<Medium>, problems: &mut Problems<'_>) {
-        let Some(size) = medium.value.size else { return };
-        let Some(block) = self.logical.or_at(medium.at, BLOCK_SIZE_DEFAULT) else { return };
-        let (path, bytes) = (medium.value.path.display(), block.value);
-        if size.is_multiple_of(bytes.into()) {
-            return;
-        }
-        let (what, whose) = match self.logical {
-            Field::Absent => (format!("controller.lun.{key}"), path.to_string()),
-            _ => {
-                let whose = format!("the {key} at line {}", problems.line(medium.at));
-                (format!("controller.lun.block_size = {bytes}"), whose)
-            }
-        };
-        let why = format!("the {size} bytes of {whose} are not a multiple of {bytes}");
-        let remedy = format!("extend it, as with truncate -s %{bytes} {path}");
-        problems.report(block.at, what, &Refusal::new(why, remedy));
-    }
-}
-
-/// Reports a medium that is to be shared, and that hosts can reach who would not know.
-fn check_sharing(
-    sharing: Option<Placed<Sharing>>,
-    key: &str,
-    medium: &Placed<Medium>,
-    problems: &mut Problems<'_>,
-) {
-    let Some(Placed { at, value: Sharing::Local }) = sharing else { return };
-    if let Some(way) = remote::reach(&medium.value.path, medium.value.id) {
-        let line = problems.line(medium.at);
-        let why = format!("other hosts may reach the {key} at line {line} by {way}");
-        let remedy = "write \"this-host-only\" if none does";
-        problems.report(at, "controller.lun.shared", &Refusal::new(why, remedy));
-    }
-}
-
-fn medium(
+/// The specification, with defaults for what is refused, so that the rest is looked at all the
+/// same.
+fn options(
     table: &Table<'_>,
-    read_only: bool,
-    base: &Path,
+    sharing: Field<Sharing>,
+    medium: Option<&Placed<Backing>>,
+    identity: Identity,
     problems: &mut Problems<'_>,
-) -> Option<(&'static str, Placed<Medium>)> {
+) -> LunSpec {
+    let nothing = || Backing::RawImage(PathBuf::new());
+    let write_cache = |value: &_| values::one_of(value, &WRITE_CACHES);
+    let mut flag = |key, default| table.read(key, values::flag, problems).or(default);
+    LunSpec {
+        backing: medium.map_or_else(nothing, |medium| medium.value.clone()),
+        read_only: flag("read_only", false).unwrap_or(true),
+        rotational: flag("rotational", false).unwrap_or_default(),
+        direct: flag("direct", false).unwrap_or_default(),
+        discard: flag("discard", true).unwrap_or_default(),
+        shared: sharing.or(Sharing::None).is_none_or(|sharing| sharing != Sharing::None),
+        write_cache: table
+            .read("write_cache", write_cache, problems)
+            .or(WriteCache::default())
+            .unwrap_or_default(),
+        block_size: table
+            .read("block_size", values::block_size, problems)
+            .given()
+            .map(|size| size.value),
+        physical_block_size: table
+            .read("physical_block_size", values::physical_block_size, problems)
+            .given()
+            .map(|size| size.value),
+        identity,
+    }
+}
+
+fn medium(table: &Table<'_>, base: &Path, problems: &mut Problems<'_>) -> Option<Placed<Backing>> {
     one_backing(table, problems);
     let path = |value: &_| values::path(value).map(|path| base.join(path));
-    let image = table.read("image", |value| files::image(path(value)?, read_only), problems);
-    let block = table.read("block", |value| files::block_device(path(value)?, read_only), problems);
+    let image = |value: &_| path(value).map(Backing::RawImage);
+    let image = table.read("image", image, problems);
+    let block = |value: &_| path(value).map(Backing::BlockDevice);
+    let block = table.read("block", block, problems);
     if let (Some(block), Some(format)) = (table.place("block"), table.place("format")) {
         let why = format!("an image has one, and line {} has block", problems.line(block));
         problems.report(format, "controller.lun.format", &Refusal::new(why, "remove it"));
     }
-    let image = image.given().map(|medium| ("image", medium));
-    image.or(block.given().map(|medium| ("block", medium)))
+    image.given().or(block.given())
 }
 
 fn one_backing(table: &Table<'_>, problems: &mut Problems<'_>) {
@@ -200,23 +105,98 @@ fn one_backing(table: &Table<'_>, problems: &mut Problems<'_>) {
     problems.report(table.at(), table.header(), &refusal);
 }
 
-fn identity_of(
+/// The key that names a medium.
+fn key_of(backing: &Backing) -> &'static str {
+    match backing {
+        Backing::RawImage(_) => "image",
+        Backing::BlockDevice(_) => "block",
+    }
+}
+
+fn named(backing: &Backing) -> String {
+    format!("controller.lun.{}: {}", key_of(backing), backing.path().display())
+}
+
+/// Reports a medium, named at the place `at`, that cannot be used as `spec` says, or tells which
+/// it is. Where it is another option that does not go with it, that is blamed, and both are named.
+fn check_medium(
     table: &Table<'_>,
-    wwn: Option<Placed<Naa>>,
+    at: usize,
+    spec: &LunSpec,
+    sharing: Field<Sharing>,
+    problems: &mut Problems<'_>,
+) -> Option<Placed<MediumId>> {
+    let key = key_of(&spec.backing);
+    let medium = format!("the {key} at line {}", problems.line(at));
+    if let Err(error) = lun::check(spec) {
+        let refusal = Refusal::new(error.why(), error.remedy());
+        match options_in(error.reason()).iter().find_map(|key| Some((*key, table.place(key)?))) {
+            None => problems.report(at, format!("controller.lun.{key}"), &refusal),
+            Some((option, place)) => {
+                let other = match (error.reason(), table.place("block_size")) {
+                    (OpenError::PhysicalBlock { .. }, Some(size)) => {
+                        format!("the block_size at line {}", problems.line(size))
+                    }
+                    _ => medium,
+                };
+                problems.report(place, format!("controller.lun.{option} with {other}"), &refusal);
+            }
+        }
+        return None;
+    }
+    let id = MediumId::at(spec.backing.path())?;
+    if let Some(refusal) = not_alone(sharing, || media::reach(spec.backing.path(), id)) {
+        let what = format!("controller.lun.shared with {medium}");
+        problems.report(table.place("shared").unwrap_or(at), what, &refusal);
+    }
+    // The default asks for discards only where there are any.
+    if let Some(place) = table.place("discard")
+        && spec.discard
+        && media::cannot_discard(id)
+    {
+        let refusal = Refusal::new("the device takes no space back", "remove it, or write false");
+        problems.report(place, format!("controller.lun.discard with {medium}"), &refusal);
+    }
+    Some(Placed { at, value: id })
+}
+
+/// The options that may be behind what is wrong with a medium.
+fn options_in(reason: &OpenError) -> &'static [&'static str] {
+    match reason {
+        OpenError::PartialBlock { .. } | OpenError::DeviceBlock { .. } => &["block_size"],
+        OpenError::DirectUnit { .. } => &["block_size", "direct"],
+        OpenError::NoDirect => &["direct"],
+        OpenError::PhysicalBlock { .. } => &["physical_block_size"],
+        _ => &[],
+    }
+}
+
+/// Why a medium that other hosts may reach by `way` is not to be shared unless somebody vouches
+/// for them.
+fn not_alone(
+    sharing: Field<Sharing>,
+    way: impl FnOnce() -> Option<&'static str>,
+) -> Option<Refusal> {
+    if sharing.or(Sharing::None) != Some(Sharing::Local) {
+        return None;
+    }
+    let why = format!("other hosts may reach it by {}", way()?);
+    Some(Refusal::new(why, "write \"this-host-only\" if none does"))
+}
+
+/// What the disk reports, its designator and serial number among it; zeros where those are
+/// refused.
+fn names(
+    table: &Table<'_>,
+    wwn_and_serial: Option<(Placed<Naa>, String)>,
     problems: &mut Problems<'_>,
 ) -> Option<Identity> {
+    let (wwn, serial) = wwn_and_serial
+        .map_or((Naa::locally_assigned(0), String::new()), |(wwn, serial)| (wwn.value, serial));
     let vendor = field(table, "vendor", identity::VENDOR, problems);
     let product = field(table, "product", identity::PRODUCT, problems);
     let revision = field(table, "revision", identity::REVISION, problems);
-    let serial = table.read("serial", values::serial, problems);
-    let wwn = wwn?.value;
-    Some(Identity {
-        vendor: vendor?,
-        product: product?,
-        revision: revision?,
-        serial: serial.or(identity::serial(&wwn))?,
-        wwn,
-    })
+    Some(Identity { vendor: vendor?, product: product?, revision: revision?, serial, wwn })
 }
 
 fn field<const N: usize>(
@@ -225,10 +205,8 @@ fn field<const N: usize>(
     default: &str,
     problems: &mut Problems<'_>,
 ) -> Option<Ascii<N>> {
-    match table.read(key, values::ascii, problems) {
-        Field::Absent => Ascii::new(default).ok(),
-        given => given.given().map(|field| field.value),
-    }
+    let given = table.read(key, values::ascii, problems).given().map(|field| field.value);
+    given.or_else(|| Ascii::new(default).ok())
 }
 
 /// The designator. That of a shared medium has to be the same for all who use it, so it is not
@@ -236,12 +214,12 @@ fn field<const N: usize>(
 fn wwn(
     table: &Table<'_>,
     derived: Option<Naa>,
-    sharing: Option<Placed<Sharing>>,
+    sharing: Field<Sharing>,
     problems: &mut Problems<'_>,
 ) -> Option<Placed<Naa>> {
     let wwn = table.read("wwn", values::naa, problems);
     match (wwn, sharing) {
-        (Field::Absent, Some(Placed { at, value: Sharing::Local | Sharing::Promised })) => {
+        (Field::Absent, Field::Given(Placed { at, value: Sharing::Local | Sharing::Promised })) => {
             let why = "it has no wwn, and none can be derived that all who share it have";
             let remedy = "add wwn, the same wherever it is used";
             problems.report(at, "controller.lun.shared", &Refusal::new(why, remedy));
@@ -249,5 +227,21 @@ fn wwn(
         }
         (Field::Absent, _) => derived.map(|value| Placed { at: table.at(), value }),
         (given, _) => given.given(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_other_hosts_reach_is_shared_only_if_somebody_vouches_for_them() {
+        let refused =
+            |value, way| not_alone(Field::Given(Placed { at: 1, value }), || way).is_some();
+        assert!(refused(Sharing::Local, Some("NFS")));
+        assert!(!refused(Sharing::Local, None));
+        assert!(!refused(Sharing::Promised, Some("NFS")));
+        assert!(!refused(Sharing::None, Some("NFS")));
+        assert!(not_alone(Field::Absent, || Some("NFS")).is_none());
     }
 }

@@ -8,35 +8,16 @@ use std::ffi::CString;
 use std::fs::{self, File, FileType, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
 
+use super::media::MediumId;
 use super::problems::{Diagnostics, Problems, Refusal};
 
 /// The largest configuration, in bytes.
 const CONFIG_MAX: u64 = 1 << 20;
 /// The longest path of a Unix socket, in bytes: `sun_path` without its NUL.
 const SOCKET_PATH_MAX: usize = 107;
-
-/// What makes two paths one medium, also through links and bind mounts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum FileId {
-    /// A file, by the device that it is on and its inode.
-    File(u64, u64),
-    /// A block device, by its number.
-    Device(u64),
-}
-
-/// A file or device that holds the data of a LUN.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Medium {
-    /// Where it is.
-    pub(super) path: PathBuf,
-    /// Which it is.
-    pub(super) id: FileId,
-    /// The size of a file in bytes.
-    pub(super) size: Option<u64>,
-}
 
 /// Reads the configuration.
 pub(super) fn read_config(path: &Path) -> Result<String, Diagnostics> {
@@ -79,40 +60,14 @@ pub(super) fn readable(path: &Path) -> Result<(File, u64), Refusal> {
     Ok((file, metadata.len()))
 }
 
-/// A disk image that can be read, and written unless `read_only`.
-pub(super) fn image(path: PathBuf, read_only: bool) -> Result<Medium, Refusal> {
-    let metadata = regular(&path)?;
-    let opened = OpenOptions::new().read(true).write(!read_only).open(&path);
-    opened.map_err(|error| refused(&path, &error))?;
-    let (id, size) = (id(&metadata), metadata.len());
-    if size == 0 {
-        let why = format!("{} is empty", path.display());
-        let remedy = format!("give it a size, as with truncate -s 1G {}", path.display());
-        return Err(Refusal::new(why, remedy));
-    }
-    Ok(Medium { path, id, size: Some(size) })
-}
-
-/// A block device that can be read, and written unless `read_only`. It is not opened: its close
-/// would have udev read it anew.
-pub(super) fn block_device(path: PathBuf, read_only: bool) -> Result<Medium, Refusal> {
-    let metadata = look(&path)?;
-    if !metadata.file_type().is_block_device() {
-        return Err(wrong_kind(&path, &metadata, "name a block device"));
-    }
-    let mode = if read_only { libc::R_OK } else { libc::R_OK | libc::W_OK };
-    access(&path, mode).map_err(|error| refused(&path, &error))?;
-    Ok(Medium { path, id: id(&metadata), size: None })
-}
-
 /// A file that can be written, or made; which it is, if it is there.
-pub(super) fn output(path: &Path) -> Result<Option<FileId>, Refusal> {
+pub(super) fn output(path: &Path) -> Result<Option<MediumId>, Refusal> {
     match fs::metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => room_for(path).map(|()| None),
         Err(error) => Err(refused(path, &error)),
         Ok(metadata) if metadata.is_file() || metadata.file_type().is_char_device() => {
             access(path, libc::W_OK).map_err(|error| refused(path, &error))?;
-            Ok(Some(id(&metadata)))
+            Ok(Some(MediumId::of(&metadata)))
         }
         Ok(metadata) => Err(wrong_kind(path, &metadata, "name a file")),
     }
@@ -158,13 +113,6 @@ fn regular(path: &Path) -> Result<Metadata, Refusal> {
 
 fn look(path: &Path) -> Result<Metadata, Refusal> {
     fs::metadata(path).map_err(|error| refused(path, &error))
-}
-
-fn id(metadata: &Metadata) -> FileId {
-    match metadata.file_type().is_block_device() {
-        true => FileId::Device(metadata.rdev()),
-        false => FileId::File(metadata.dev(), metadata.ino()),
-    }
 }
 
 /// Whether this process' effective user may do what `mode` says.

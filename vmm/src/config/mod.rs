@@ -19,8 +19,8 @@ mod identity;
 mod keys;
 mod lun;
 mod machine;
+mod media;
 mod problems;
-mod remote;
 #[cfg(test)]
 mod tests;
 mod tree;

@@ -71,7 +71,12 @@ impl<'a> Problems<'a> {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.found.is_empty() && self.of_host.is_empty()
+        self.count() == 0
+    }
+
+    /// How many there are so far.
+    pub(super) fn count(&self) -> usize {
+        self.found.len() + self.of_host.len()
     }
 
     /// The line that the offset `at` is on, counted from 1.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 
 use crate::interrupt::Interrupt;
 use crate::pci::msix::Msix;
+use crate::virtio::state::Transport;
 
 /// Vector value: this event raises no interrupt (virtio 1.2, 4.1.5.1.2).
 const NO_VECTOR: u16 = 0xffff;
@@ -30,14 +31,6 @@ impl PciInterrupt {
             isr: AtomicU8::new(0),
             config_vector: AtomicU16::new(NO_VECTOR),
             queue_vectors: (0..queues).map(|_| AtomicU16::new(NO_VECTOR)).collect(),
-        }
-    }
-
-    pub(super) fn reset(&self) {
-        self.isr.store(0, Ordering::Release);
-        self.map_config(NO_VECTOR);
-        for vector in &self.queue_vectors {
-            vector.store(NO_VECTOR, Ordering::Release);
         }
     }
 
@@ -87,5 +80,15 @@ impl Interrupt for PciInterrupt {
     fn config(&self) {
         self.isr.fetch_or(ISR_CONFIG, Ordering::AcqRel);
         self.msix.deliver(self.config_vector());
+    }
+}
+
+impl Transport for PciInterrupt {
+    fn reset(&self) {
+        self.isr.store(0, Ordering::Release);
+        self.map_config(NO_VECTOR);
+        for vector in &self.queue_vectors {
+            vector.store(NO_VECTOR, Ordering::Release);
+        }
     }
 }

@@ -19,14 +19,13 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::read_bytes;
-use crate::interrupt::Interrupt;
 use crate::pci::msix::Msix;
 use crate::pci::{BarOffset, PciFunction};
 use crate::platform::Platform;
 use crate::virtio::VirtioDevice;
 use crate::virtio::pci::header::Header;
 use crate::virtio::pci::interrupt::PciInterrupt;
-use crate::virtio::state::{QueueArea, State};
+use crate::virtio::state::{QueueArea, State, Transport};
 
 const NOTIFY_OFF_MULTIPLIER: u32 = 4;
 /// As many as one page of MSI-X table entries has vectors for, with one for the configuration.
@@ -84,10 +83,11 @@ impl VirtioPci {
     ) -> io::Result<VirtioPci> {
         let queues = device.queue_sizes().len();
         let vectors = u16::try_from(queues + 1).ok().filter(|_| queues <= MAX_QUEUES);
-        let msix = Msix::new(Arc::clone(&platform), vectors.ok_or_else(|| too_many(queues))?)?;
+        let msix = Msix::new(&platform, vectors.ok_or_else(|| too_many(queues))?)?;
         let header = Header::new(device.device_type(), &msix).map_err(io::Error::other)?;
         let interrupt = Arc::new(PciInterrupt::new(msix, queues));
-        let state = State::new(device, memory, Arc::clone(&interrupt) as Arc<dyn Interrupt>)?;
+        let transport = Arc::clone(&interrupt) as Arc<dyn Transport>;
+        let state = State::new(device, memory, transport)?;
         Ok(VirtioPci {
             header: Mutex::new(header),
             kicks: state.kicks(),
@@ -129,24 +129,19 @@ impl VirtioPci {
     }
 
     fn write_common(&self, offset: u64, data: &[u8]) {
+        let mut state = self.state();
         match *data {
-            [value] if offset == common::DEVICE_STATUS => self.write_status(value),
-            [a, b] => self.write_common_word(offset, u16::from_le_bytes([a, b])),
-            [a, b, c, d] => self.write_common_dword(offset, u32::from_le_bytes([a, b, c, d])),
+            [value] if offset == common::DEVICE_STATUS => state.write_status(value),
+            _ if state.is_resetting() => {}
+            [a, b] => self.write_common_word(&mut state, offset, u16::from_le_bytes([a, b])),
+            [a, b, c, d] => {
+                write_common_dword(&mut state, offset, u32::from_le_bytes([a, b, c, d]));
+            }
             _ => {}
         }
     }
 
-    fn write_status(&self, value: u8) {
-        let mut state = self.state();
-        state.write_status(value);
-        if value == 0 {
-            self.interrupt.reset();
-        }
-    }
-
-    fn write_common_word(&self, offset: u64, value: u16) {
-        let mut state = self.state();
+    fn write_common_word(&self, state: &mut State, offset: u64, value: u16) {
         match offset {
             common::CONFIG_MSIX_VECTOR => self.interrupt.map_config(value),
             common::QUEUE_SELECT => state.select_queue(value),
@@ -154,21 +149,6 @@ impl VirtioPci {
             common::QUEUE_MSIX_VECTOR => self.interrupt.map_queue(state.queue_select(), value),
             common::QUEUE_ENABLE if value == 1 => state.set_queue_ready(true),
             _ => {}
-        }
-    }
-
-    fn write_common_dword(&self, offset: u64, value: u32) {
-        let mut state = self.state();
-        match offset {
-            common::DEVICE_FEATURE_SELECT => state.select_device_feature(value),
-            common::DRIVER_FEATURE_SELECT => state.select_driver_feature(value),
-            common::DRIVER_FEATURE => state.write_driver_feature(value),
-            _ => {
-                if let Some((area, high)) = queue_area(offset) {
-                    let address = with_half(state.queue_area(area), high, value);
-                    state.set_queue_area(area, address);
-                }
-            }
         }
     }
 
@@ -311,6 +291,19 @@ impl fmt::Debug for VirtioPci {
     }
 }
 
+fn write_common_dword(state: &mut State, offset: u64, value: u32) {
+    match offset {
+        common::DEVICE_FEATURE_SELECT => state.select_device_feature(value),
+        common::DRIVER_FEATURE_SELECT => state.select_driver_feature(value),
+        common::DRIVER_FEATURE => state.write_driver_feature(value),
+        _ => {
+            if let Some((area, high)) = queue_area(offset) {
+                state.set_queue_area(area, high, value);
+            }
+        }
+    }
+}
+
 /// The area whose address has its low or (`true`) high half at `offset`.
 fn queue_area(offset: u64) -> Option<(QueueArea, bool)> {
     let area = match offset & !7 {
@@ -320,14 +313,6 @@ fn queue_area(offset: u64) -> Option<(QueueArea, bool)> {
         _ => return None,
     };
     offset.is_multiple_of(4).then_some((area, offset & 4 != 0))
-}
-
-fn with_half(address: u64, high: bool, half: u32) -> u64 {
-    if high {
-        u64::from(half) << 32 | address & 0xffff_ffff
-    } else {
-        address & !0xffff_ffff | u64::from(half)
-    }
 }
 
 /// Splits an offset into the region into its page and the rest.

@@ -22,6 +22,7 @@ use super::notices::Notices;
 use super::queue::{RequestQueue, Setup};
 use super::wire::Sizes;
 use crate::bus::read_bytes;
+use crate::interrupt::Interrupt;
 use crate::virtio::{ActivateError, Activation, ActiveQueue, DeviceType, VirtioDevice};
 
 /// The control queue is 0, the event queue 1, request queues follow (virtio 1.2, 5.6.2).
@@ -56,7 +57,10 @@ pub struct Controller {
     workers: Vec<Worker>,
 }
 
+/// A thread that serves queues.
 struct Worker {
+    queues: Vec<u16>,
+    driver: Arc<dyn Interrupt>,
     thread: JoinHandle<()>,
     stop: EventFd,
 }
@@ -118,6 +122,7 @@ impl Controller {
         setup: &Activation,
     ) -> io::Result<Prepared> {
         let stop = stop_event()?;
+        let queues = [&control, &events].into_iter().flatten().map(|active| active.index).collect();
         let notices = Arc::new(Notices::new()?);
         let served = ControlThread::new(control::Setup {
             control,
@@ -131,11 +136,18 @@ impl Controller {
             stop: stop.try_clone()?,
         })?;
         self.bus.listen(Some(notices));
-        Ok(Prepared { name: "scsi-ctl".into(), served: Box::new(move || served.run()), stop })
+        Ok(Prepared {
+            queues,
+            driver: Arc::clone(&setup.interrupt),
+            name: "scsi-ctl".into(),
+            served: Box::new(move || served.run()),
+            stop,
+        })
     }
 
     fn request_queue(&self, active: ActiveQueue, setup: &Activation) -> io::Result<Prepared> {
         let stop = stop_event()?;
+        let queues = vec![active.index];
         let lane = active.index - FIRST_REQUEST_QUEUE;
         let served = RequestQueue::new(Setup {
             io: IoContext::new(active.queue.size(), Arc::clone(&self.pool))?,
@@ -147,8 +159,13 @@ impl Controller {
             sizes: self.sizes,
             stop: stop.try_clone()?,
         })?;
-        let name = format!("scsi-req-{lane}");
-        Ok(Prepared { name, served: Box::new(move || served.run()), stop })
+        Ok(Prepared {
+            queues,
+            driver: Arc::clone(&setup.interrupt),
+            name: format!("scsi-req-{lane}"),
+            served: Box::new(move || served.run()),
+            stop,
+        })
     }
 }
 
@@ -158,6 +175,8 @@ fn stop_event() -> io::Result<EventFd> {
 
 /// What a worker is spawned from.
 struct Prepared {
+    queues: Vec<u16>,
+    driver: Arc<dyn Interrupt>,
     name: String,
     served: Box<dyn FnOnce() + Send>,
     stop: EventFd,
@@ -166,7 +185,7 @@ struct Prepared {
 impl Prepared {
     fn spawn(self) -> io::Result<Worker> {
         let thread = Builder::new().name(self.name).spawn(self.served)?;
-        Ok(Worker { thread, stop: self.stop })
+        Ok(Worker { queues: self.queues, driver: self.driver, thread, stop: self.stop })
     }
 }
 
@@ -216,7 +235,7 @@ impl VirtioDevice for Controller {
             match prepared.spawn() {
                 Ok(worker) => self.workers.push(worker),
                 Err(error) => {
-                    self.stop();
+                    self.begin_reset();
                     return Err(failed("cannot start a queue's thread")(error));
                 }
             }
@@ -224,35 +243,62 @@ impl VirtioDevice for Controller {
         Ok(())
     }
 
-    fn reset(&mut self) {
-        if !self.workers.is_empty() {
+    /// The control and event queues have one thread: a driver that disables one of them has to
+    /// reset the device for the other.
+    fn stop_queue(&mut self, index: u16) {
+        let serves = |worker: &mut Worker| worker.queues.contains(&index);
+        for worker in self.workers.extract_if(.., serves).collect::<Vec<_>>() {
+            worker.stop(&self.spec.id);
+            if worker.queues.len() > 1 {
+                worker.driver.needs_reset();
+            }
+            worker.join(&self.spec.id);
+        }
+    }
+
+    fn begin_reset(&mut self) {
+        self.bus.listen(None);
+        self.workers.iter().for_each(|worker| worker.stop(&self.spec.id));
+    }
+
+    fn reset_done(&mut self) -> bool {
+        let stopped = self.workers.iter().all(|worker| worker.thread.is_finished());
+        if stopped {
+            self.finish_reset();
+        }
+        stopped
+    }
+
+    fn finish_reset(&mut self) {
+        let worked = !self.workers.is_empty();
+        self.workers.drain(..).for_each(|worker| worker.join(&self.spec.id));
+        self.sizes = Sizes::DEFAULT;
+        // For the next driver: no command of the last one is left to be told.
+        if worked {
             self.bus.nexus_loss();
         }
-        self.stop();
-        self.sizes = Sizes::DEFAULT;
     }
 }
 
-impl Controller {
-    /// Stops all workers, then waits for each.
-    fn stop(&mut self) {
-        self.bus.listen(None);
-        for worker in &self.workers {
-            if let Err(error) = worker.stop.write(1) {
-                log::error!("{}: cannot stop a queue: {error}", self.spec.id);
-            }
+impl Worker {
+    fn stop(&self, controller: &str) {
+        if let Err(error) = self.stop.write(1) {
+            log::error!("{controller}: cannot stop queues {:?}: {error}", self.queues);
         }
-        for worker in self.workers.drain(..) {
-            if worker.thread.join().is_err() {
-                log::error!("bug: a queue's thread of {} panicked", self.spec.id);
-            }
+    }
+
+    /// Waits for the last request.
+    fn join(self, controller: &str) {
+        if self.thread.join().is_err() {
+            log::error!("bug: {controller}: the thread of queues {:?} panicked", self.queues);
         }
     }
 }
 
 impl Drop for Controller {
     fn drop(&mut self) {
-        self.stop();
+        self.begin_reset();
+        self.finish_reset();
     }
 }
 

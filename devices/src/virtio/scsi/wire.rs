@@ -3,6 +3,7 @@
 
 use storage::scsi::cdb::Cdb;
 use storage::scsi::sense::Sense;
+use storage::scsi::wire::put_bytes;
 use storage::target::address::{Lun, LunAddress};
 use storage::target::{BusEvent, Function, Outcome};
 use storage::task::{Response, ServiceResponse, TaskAttribute};
@@ -146,7 +147,7 @@ const RESPONSE_FIXED_LEN: usize = 12;
 /// The response to a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CommandResponse {
-    bytes: [u8; RESPONSE_FIXED_LEN + Sense::FIXED_LEN],
+    bytes: [u8; RESPONSE_FIXED_LEN + Sense::MAX_LEN],
     len: usize,
     /// Bytes of the data buffers that were not transferred.
     pub(super) resid: u32,
@@ -165,8 +166,9 @@ impl CommandResponse {
         new.bytes[4..8].copy_from_slice(&resid.to_le_bytes());
         new.bytes[10] = status.0;
         if let Some(sense) = sense {
-            new.bytes[RESPONSE_FIXED_LEN..].copy_from_slice(&sense.to_fixed());
-            new.len += Sense::FIXED_LEN.min(sizes.sense as usize);
+            let sense = sense.to_bytes(sense.descriptor_format);
+            put_bytes(&mut new.bytes, RESPONSE_FIXED_LEN, &sense);
+            new.len += sense.len().min(sizes.sense as usize);
             let sense_len = u32::try_from(new.len - RESPONSE_FIXED_LEN).unwrap_or(0);
             new.bytes[..4].copy_from_slice(&sense_len.to_le_bytes());
         }
@@ -174,7 +176,7 @@ impl CommandResponse {
     }
 
     const fn failed(code: ResponseCode) -> CommandResponse {
-        let mut bytes = [0; RESPONSE_FIXED_LEN + Sense::FIXED_LEN];
+        let mut bytes = [0; RESPONSE_FIXED_LEN + Sense::MAX_LEN];
         bytes[11] = code.0;
         CommandResponse { bytes, len: RESPONSE_FIXED_LEN, resid: u32::MAX }
     }
@@ -336,6 +338,15 @@ mod tests {
         let nobody = Response::Failed(ServiceResponse::BadTarget);
         assert_eq!(CommandResponse::new(&nobody, Sizes::DEFAULT).bytes()[10..], [0, 3]);
         assert_eq!(CommandResponse::FAILURE.bytes()[10..], [0, 9]);
+    }
+
+    #[test]
+    fn the_longest_sense_data_has_room() {
+        let field = Sense::invalid_field(1, None);
+        let sense = Sense { information: Some(1), descriptor_format: true, ..field };
+        let response = CommandResponse::new(&Response::check_condition(sense, 0), Sizes::DEFAULT);
+        assert_eq!(response.bytes()[0], 28);
+        assert_eq!(response.bytes()[12..], sense.to_descriptor());
     }
 
     #[test]

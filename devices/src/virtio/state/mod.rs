@@ -67,13 +67,23 @@ impl DeviceStatus {
     }
 }
 
+/// The interrupts of a transport, as the registers use them.
+pub trait Transport: Interrupt {
+    /// The device was reset: nothing is pending, nor mapped to a vector. Called when no thread of
+    /// the device can interrupt any more.
+    fn reset(&self);
+}
+
 /// The registers of one virtio device, and the device behind them.
+///
+/// A reset takes as long as the device's last request. Until it [is done](State::is_resetting),
+/// the status keeps its bits, and a transport drops writes to all other registers.
 ///
 /// Dropping it resets the device: no thread of it outlives its registers.
 pub struct State {
     device: Box<dyn VirtioDevice>,
     memory: Arc<GuestMemoryMmap>,
-    interrupt: Arc<dyn Interrupt>,
+    transport: Arc<dyn Transport>,
     /// The device's way to the driver, new after each reset.
     notifier: Arc<Notifier>,
     offered: u64,
@@ -81,6 +91,7 @@ pub struct State {
     device_feature_select: u32,
     driver_feature_select: u32,
     status: DeviceStatus,
+    resetting: bool,
     config_generation: u8,
     queue_select: u16,
     queues: Vec<QueueRegisters>,
@@ -89,32 +100,33 @@ pub struct State {
 
 impl State {
     /// The registers of `device` after reset. The device will work in `memory` and notify the
-    /// driver through `interrupt`.
+    /// driver through `transport`.
     ///
     /// # Errors
     /// When the host has no event left, or a queue size is no power of two up to 32768.
     pub fn new(
         device: Box<dyn VirtioDevice>,
         memory: Arc<GuestMemoryMmap>,
-        interrupt: Arc<dyn Interrupt>,
+        transport: Arc<dyn Transport>,
     ) -> io::Result<State> {
         let sizes = device.queue_sizes();
         let queues = sizes.iter().map(|size| QueueRegisters::new(*size));
-        let kicks = sizes.iter().map(|_| EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC));
+        let kicks = sizes.iter().map(|_| doorbell_event());
         Ok(State {
-            notifier: Notifier::new(&interrupt),
+            notifier: Notifier::new(&transport),
             offered: device.features() & !UNSUPPORTED,
             driver_features: 0,
             device_feature_select: 0,
             driver_feature_select: 0,
             status: DeviceStatus::default(),
+            resetting: false,
             config_generation: 0,
             queue_select: 0,
             queues: queues.collect::<io::Result<_>>()?,
             kicks: kicks.collect::<io::Result<_>>()?,
             device,
             memory,
-            interrupt,
+            transport,
         })
     }
 
@@ -178,21 +190,20 @@ impl State {
         }
     }
 
-    /// The device status.
-    #[must_use]
-    pub fn status(&self) -> DeviceStatus {
-        let mut status = self.status;
-        if self.notifier.needs_reset.load(Ordering::Acquire) {
-            status.insert(DeviceStatus::DEVICE_NEEDS_RESET);
-        }
-        status
+    /// The device status; not 0 before the last reset is done.
+    pub fn status(&mut self) -> DeviceStatus {
+        self.poll_reset();
+        self.current_status()
     }
 
-    /// The driver writes the device status: 0 resets, returning when the device has stopped; a
-    /// step whose turn it is, and whose conditions hold, is taken; bits cannot be cleared.
+    /// The driver writes the device status: 0 begins a reset; a step whose turn it is, and whose
+    /// conditions hold, is taken; bits cannot be cleared.
     pub fn write_status(&mut self, value: u8) {
+        if self.is_resetting() {
+            return;
+        }
         if value == 0 {
-            return self.reset();
+            return self.begin_reset();
         }
         if self.status.contains(DeviceStatus::FAILED) {
             return;
@@ -205,6 +216,20 @@ impl State {
             }
         }
         self.status.insert(DeviceStatus(value & DeviceStatus::FAILED.0));
+    }
+
+    /// Whether the device is still being reset. Its registers then take no writes.
+    pub fn is_resetting(&mut self) -> bool {
+        self.poll_reset();
+        self.resetting
+    }
+
+    /// Waits until a reset that began is done.
+    pub fn finish_reset(&mut self) {
+        if self.resetting {
+            self.device.finish_reset();
+            self.forget();
+        }
     }
 
     /// The number of queues.
@@ -252,14 +277,15 @@ impl State {
         self.selected().is_some_and(|queue| queue.ready)
     }
 
-    /// Enables or disables the selected queue. Ignored while the device runs.
+    /// Enables or disables the selected queue. While the device runs, enabling is ignored, and
+    /// disabling returns once the device does not touch the queue any more.
     pub fn set_queue_ready(&mut self, ready: bool) {
-        if self.status.contains(DeviceStatus::DRIVER_OK) {
-            return;
+        let running = self.status.contains(DeviceStatus::DRIVER_OK);
+        let Some(queue) = self.queues.get_mut(usize::from(self.queue_select)) else { return };
+        if running && queue.ready && !ready {
+            self.device.stop_queue(self.queue_select);
         }
-        if let Some(queue) = self.queues.get_mut(usize::from(self.queue_select)) {
-            queue.ready = ready;
-        }
+        queue.ready = ready && (queue.ready || !running);
     }
 
     /// The guest physical address of an area of the selected queue.
@@ -268,12 +294,14 @@ impl State {
         self.selected().map_or(0, |queue| queue.area(area))
     }
 
-    /// Sets the guest physical address of an area of the selected queue. Ignored when the queue
-    /// is ready or the device runs; an address that is no good shows at `DRIVER_OK`.
-    pub fn set_queue_area(&mut self, area: QueueArea, address: u64) {
-        if let Some(queue) = self.configurable() {
-            queue.set_area(area, address);
-        }
+    /// Sets the low or (`true`) high half of the guest physical address of an area of the
+    /// selected queue. Ignored when the queue is ready or the device runs; an address that is no
+    /// good shows at `DRIVER_OK`.
+    pub fn set_queue_area(&mut self, area: QueueArea, high: bool, half: u32) {
+        let Some(queue) = self.configurable() else { return };
+        let (old, half) = (queue.area(area), u64::from(half));
+        let address = if high { half << 32 | old & 0xffff_ffff } else { old & !0xffff_ffff | half };
+        queue.set_area(area, address);
     }
 
     /// The configuration generation: it differs from the last one read if the configuration
@@ -293,7 +321,17 @@ impl State {
 
     /// Writes the device configuration.
     pub fn write_config(&mut self, offset: u64, data: &[u8]) {
-        self.device.write_config(offset, data);
+        if !self.is_resetting() {
+            self.device.write_config(offset, data);
+        }
+    }
+
+    fn current_status(&self) -> DeviceStatus {
+        let mut status = self.status;
+        if self.notifier.needs_reset.load(Ordering::Acquire) {
+            status.insert(DeviceStatus::DEVICE_NEEDS_RESET);
+        }
+        status
     }
 
     fn selected(&self) -> Option<&QueueRegisters> {
@@ -356,10 +394,25 @@ impl State {
             .collect()
     }
 
-    fn reset(&mut self) {
-        self.device.reset();
-        self.notifier = Notifier::new(&self.interrupt);
+    fn begin_reset(&mut self) {
+        self.device.begin_reset();
+        self.resetting = true;
+        self.poll_reset();
+    }
+
+    fn poll_reset(&mut self) {
+        if self.resetting && self.device.reset_done() {
+            self.forget();
+        }
+    }
+
+    /// The device is reset: puts the registers back, and the transport's after whatever the
+    /// device's threads did last.
+    fn forget(&mut self) {
+        self.transport.reset();
+        self.notifier = Notifier::new(&self.transport);
         self.status = DeviceStatus::default();
+        self.resetting = false;
         self.driver_features = 0;
         self.device_feature_select = 0;
         self.driver_feature_select = 0;
@@ -370,7 +423,8 @@ impl State {
 
 impl Drop for State {
     fn drop(&mut self) {
-        self.device.reset();
+        self.device.begin_reset();
+        self.device.finish_reset();
     }
 }
 
@@ -378,7 +432,7 @@ impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("State")
             .field("device_type", &self.device_type())
-            .field("status", &self.status())
+            .field("status", &self.current_status())
             .field("driver_features", &self.driver_features)
             .field("queues", &self.queues)
             .finish_non_exhaustive()
@@ -387,13 +441,13 @@ impl fmt::Debug for State {
 
 /// What a device may tell its driver between two resets; what it says later is forgotten.
 struct Notifier {
-    transport: Arc<dyn Interrupt>,
+    transport: Arc<dyn Transport>,
     config_changed: AtomicBool,
     needs_reset: AtomicBool,
 }
 
 impl Notifier {
-    fn new(transport: &Arc<dyn Interrupt>) -> Arc<Notifier> {
+    fn new(transport: &Arc<dyn Transport>) -> Arc<Notifier> {
         Arc::new(Notifier {
             transport: Arc::clone(transport),
             config_changed: AtomicBool::new(false),
@@ -416,6 +470,13 @@ impl Interrupt for Notifier {
         self.needs_reset.store(true, Ordering::Release);
         self.transport.config();
     }
+}
+
+fn doorbell_event() -> io::Result<EventFd> {
+    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(|error| {
+        let what = "no event for a doorbell: raise the limit of open files (ulimit -n)";
+        io::Error::new(error.kind(), format!("{what}: {error}"))
+    })
 }
 
 fn windowed(features: u64, window: u32) -> u32 {

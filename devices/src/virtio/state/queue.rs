@@ -78,7 +78,9 @@ impl QueueRegisters {
     ) -> Result<Queue, ActivateError> {
         let queue = self.configure(event_idx).map_err(invalid).and_then(|queue| {
             let outside = || io::Error::new(io::ErrorKind::InvalidInput, "not in guest memory");
-            if queue.is_valid(memory) { Ok(queue) } else { Err(outside()) }
+            // The queue takes an available ring at 0 for none.
+            let usable = self.driver != 0 && queue.is_valid(memory);
+            if usable { Ok(queue) } else { Err(outside()) }
         });
         queue.map_err(|source| ActivateError { what: "virtqueue", source })
     }

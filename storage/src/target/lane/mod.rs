@@ -66,6 +66,9 @@ impl Lane {
         if let Some(place) = self.places.close(answer.place()) {
             if let Some(unit) = self.map.at(place.unit) {
                 unit.gate.leave(self.index, place.admission);
+                if let Response::Status { sense: Some(sense), .. } = &mut response {
+                    sense.descriptor_format = unit.lun.descriptor_sense();
+                }
             }
             if let Some(why) = place.end.take() {
                 response = Response::Failed(why);

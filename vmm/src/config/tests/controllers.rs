@@ -183,13 +183,12 @@ fn images_and_wwns() {
     each_has_one_problem(&[
         (
             "{BOOT}[[controller]]\n[[controller.lun]]\nimage = 'empty.raw'",
-            "5:9: controller.lun.image = \"empty.raw\": empty.raw is empty; give it a size, as \
+            "5:9: controller.lun.image: empty.raw is empty; give it a size, as \
              with truncate -s 1G empty.raw",
         ),
         (
             "{BOOT}[[controller]]\n[[controller.lun]]\nimage = 'odd.raw'",
-            "5:9: controller.lun.image: the 1000 bytes of odd.raw are not a \
-             multiple of 512; extend it, as with truncate -s %512 odd.raw",
+            "5:9: controller.lun.image: odd.raw has 1000 bytes, which is not a multiple of 512; extend it, as with truncate -s %512 odd.raw",
         ),
         (
             "{BOOT}{LUN}[[controller.lun]]\nimage = './a.raw'",
@@ -226,14 +225,15 @@ fn options_that_contradict_each_other_name_both_places() {
     each_has_one_problem(&[
         (
             "{BOOT}{LUN}block_size = 4096",
-            "6:14: controller.lun.block_size = 4096: the 512 bytes of the image at line 5 are not \
-             a multiple of 4096; extend it, as with truncate -s %4096 a.raw",
+            "6:14: controller.lun.block_size with the image at line 5: a.raw has 512 bytes, which \
+             is not a multiple of 4096; extend it, as with truncate -s %4096 a.raw",
         ),
         (
             "{BOOT}[[controller]]\n[[controller.lun]]\nphysical_block_size = 512\nblock_size = \
              4096\nimage = 'pages.raw'",
-            "5:23: controller.lun.physical_block_size = 512: less than the block_size of 4096 at \
-             line 6; write 4096 or more",
+            "5:23: controller.lun.physical_block_size with the block_size at line 6: pages.raw has \
+             blocks of 4096 bytes, and physical ones are to have 512; set physical_block_size to \
+             4096 or more, or leave it out",
         ),
         (
             "{BOOT}{LUN}shared = true",
@@ -249,8 +249,8 @@ fn lun_with_format_and_block() {
     let text = format!("{BOOT}[[controller]]\n[[controller.lun]]\nformat = 'raw'\nblock = 'a.raw'");
     let expected = [
         "guest1.toml:5:10: controller.lun.format: an image has one, and line 6 has block; remove it",
-        "guest1.toml:6:9: controller.lun.block = \"a.raw\": a.raw is a regular file; name a block \
-         device",
+        "guest1.toml:6:9: controller.lun.block: a.raw is a regular file; name it by image instead of \
+         block",
     ];
     assert_eq!(fixture.problems(text), expected);
 }

@@ -172,6 +172,38 @@ fn boot() {
 }
 
 #[test]
+fn a_kernel_has_its_own_limits() {
+    let fixture = Fixture::new();
+    let mut kernel = ::tests::tiny::bzimage(&[]);
+    // The boot protocol's initrd_addr_max and cmdline_size.
+    kernel[0x22c..0x230].copy_from_slice(&0x1f_ffff_u32.to_le_bytes());
+    kernel[0x238..0x23c].copy_from_slice(&10_u32.to_le_bytes());
+    std::fs::write(fixture.path("vmlinuz"), kernel).unwrap();
+    std::fs::write(fixture.path("initramfs"), vec![0; 3 << 19]).unwrap();
+    let text = format!("{BOOT}initramfs = 'initramfs'\ncmdline = 'console=hvc0'\n{LUN}");
+    let expected = [
+        "guest1.toml:3:13: boot.initramfs: too large to lie where the kernel at line 2 looks for \
+         it; use a smaller one",
+        "guest1.toml:4:11: boot.cmdline: the kernel at line 2 takes 10 bytes, and these are 12; \
+         shorten it",
+    ];
+    assert_eq!(fixture.problems(text), expected);
+}
+
+#[test]
+fn the_path_of_a_socket_is_short() {
+    let fixture = Fixture::new();
+    let path = format!("/tmp/{}", "s".repeat(103));
+    let text = |path: &str| format!("{BOOT}{LUN}[console]\nserial = {{ socket = '{path}' }}");
+    let expected = format!(
+        "guest1.toml:7:10: console.serial = {{…}}: {path} is longer than 107 bytes; use a shorter \
+         path"
+    );
+    assert_eq!(fixture.problems(text(&path)), [expected]);
+    fixture.good(&text(&path[..107]));
+}
+
+#[test]
 fn console() {
     each_has_one_problem(&[
         (
@@ -329,7 +361,7 @@ serial = { file = 'no/log' }
     let expected = [
         "guest1.toml:2:14: controller.queue_size = 100: not a power of two; write 64 or 128",
         "guest1.toml:3:1: controller.vhost: not supported yet; remove it",
-        "guest1.toml:5:9: controller.lun.image = \"none.raw\": none.raw cannot be opened: \
+        "guest1.toml:5:9: controller.lun.image: none.raw cannot be opened: \
          no such file; create it, or correct the path",
         "guest1.toml:6:7: controller.lun.wwn = \"x\": not a WWN; \
          it must be 16 hex digits that begin with 2, 3 or 5, or 32 that begin with 6",

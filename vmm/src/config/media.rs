@@ -1,4 +1,5 @@
-//! Whether other hosts may reach a medium, by the file system or the transport that it is on.
+//! What can be told of a medium without opening it: which it is, who else reaches it, and whether
+//! it takes space back.
 //!
 //! What guests of this host share is kept by this host alone, so a medium that others reach needs
 //! somebody to vouch for them. This file must not know what sharing means.
@@ -7,9 +8,32 @@ use std::ffi::CString;
 use std::fs;
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
-use super::files::FileId;
+/// What makes two paths one medium, also through links and bind mounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum MediumId {
+    /// A file, by the device that it is on and its inode.
+    File(u64, u64),
+    /// A block device, by its number.
+    Device(u64),
+}
+
+impl MediumId {
+    /// That of what `metadata` tells of.
+    pub(super) fn of(metadata: &fs::Metadata) -> MediumId {
+        match metadata.file_type().is_block_device() {
+            true => MediumId::Device(metadata.rdev()),
+            false => MediumId::File(metadata.dev(), metadata.ino()),
+        }
+    }
+
+    /// That of what is at `path`, if it can be told.
+    pub(super) fn at(path: &Path) -> Option<MediumId> {
+        fs::metadata(path).ok().as_ref().map(MediumId::of)
+    }
+}
 
 /// File systems of networks and clusters by their magic numbers (linux/magic.h,
 /// linux/gfs2_ondisk.h; the last three are in no header of Linux). FUSE may be anything.
@@ -43,17 +67,38 @@ const TRANSPORTS: [(&str, &str); 6] = [
 const DEPTH: usize = 8;
 
 /// What other hosts may reach the medium at `path` by, if there is such a thing.
-pub(super) fn reach(path: &Path, id: FileId) -> Option<&'static str> {
+pub(super) fn reach(path: &Path, id: MediumId) -> Option<&'static str> {
     match id {
-        FileId::File(..) => {
+        MediumId::File(..) => {
             let magic = file_system(path)?;
             FILE_SYSTEMS.iter().find(|(number, _)| *number == magic).map(|(_, name)| *name)
         }
-        FileId::Device(number) => {
-            let number = format!("{}:{}", libc::major(number), libc::minor(number));
-            transport(&Path::new("/sys/dev/block").join(number), DEPTH)
-        }
+        MediumId::Device(number) => transport(&in_sysfs(number), DEPTH),
     }
+}
+
+/// Whether a block device cannot take space back; nothing is told of files.
+pub(super) fn cannot_discard(id: MediumId) -> bool {
+    match id {
+        MediumId::File(..) => false,
+        MediumId::Device(number) => lacks_discard(&in_sysfs(number)),
+    }
+}
+
+/// Whether the block device at `device` in sysfs, or the disk that it is a partition of, says that
+/// it has no discard.
+fn lacks_discard(device: &Path) -> bool {
+    let limit = ["queue", "../queue"].iter().find_map(|queue| {
+        // Not by text alone: the path of a device is a link.
+        let queue = fs::canonicalize(device).ok()?.join(queue);
+        fs::read_to_string(queue.join("discard_max_bytes")).ok()
+    });
+    limit.is_some_and(|limit| limit.trim() == "0")
+}
+
+fn in_sysfs(number: u64) -> PathBuf {
+    let number = format!("{}:{}", libc::major(number), libc::minor(number));
+    Path::new("/sys/dev/block").join(number)
 }
 
 /// The magic number of the file system that `path` is on.
@@ -96,8 +141,23 @@ mod tests {
     fn the_file_system_of_proc_is_known_and_local() {
         const PROC_SUPER_MAGIC: u32 = 0x9fa0;
         assert_eq!(file_system(Path::new("/proc/self/stat")), Some(PROC_SUPER_MAGIC));
-        assert_eq!(reach(Path::new("/proc/self/stat"), FileId::File(0, 0)), None);
+        assert_eq!(reach(Path::new("/proc/self/stat"), MediumId::File(0, 0)), None);
         assert_eq!(file_system(Path::new("/nonexistent")), None);
+    }
+
+    #[test]
+    fn a_device_without_discard_says_so() {
+        let sys = TempDir::new().unwrap();
+        for (disk, limit) in [("sda", "0\n"), ("sdb", "4096\n")] {
+            fs::create_dir_all(sys.path().join(disk).join("queue")).unwrap();
+            fs::create_dir_all(sys.path().join(disk).join("part")).unwrap();
+            fs::write(sys.path().join(disk).join("queue/discard_max_bytes"), limit).unwrap();
+        }
+        for (device, lacks) in
+            [("sda", true), ("sda/part", true), ("sdb", false), ("sdb/part", false), ("sdc", false)]
+        {
+            assert_eq!(lacks_discard(&sys.path().join(device)), lacks, "{device}");
+        }
     }
 
     #[test]

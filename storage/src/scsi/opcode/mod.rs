@@ -1,8 +1,12 @@
-//! The opcode table: one row per command, for the parser, the unit attention rules, read-only
-//! logical units, and whoever lists what is supported.
+//! The opcode table: one row per command, for the parser, the unit attention rules, write-protected
+//! and stopped logical units, and REPORT SUPPORTED OPERATION CODES.
 
 use super::cdb::Cdb;
 use super::sense::{Sense, SenseCode};
+
+mod table;
+
+pub use table::OPCODES;
 
 /// What a row of the table asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,20 +17,34 @@ pub enum Operation {
     RequestSense,
     /// SPC-6, INQUIRY
     Inquiry,
-    /// SPC-6, MODE SENSE(6)
-    ModeSense6,
-    /// SBC-4, READ CAPACITY(10)
-    ReadCapacity10,
-    /// SBC-4, READ(10) and READ(16)
-    Read,
-    /// SBC-4, WRITE(10) and WRITE(16)
-    Write,
-    /// SBC-4, SYNCHRONIZE CACHE(10)
-    SynchronizeCache,
-    /// SBC-4, READ CAPACITY(16)
-    ReadCapacity16,
+    /// SPC-6, MODE SELECT(6) and MODE SELECT(10)
+    ModeSelect,
+    /// SPC-6, MODE SENSE(6) and MODE SENSE(10)
+    ModeSense,
     /// SPC-6, REPORT LUNS
     ReportLuns,
+    /// SPC-6, REPORT SUPPORTED OPERATION CODES
+    ReportSupportedOperationCodes,
+    /// SPC-6, REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS
+    ReportSupportedTaskManagementFunctions,
+    /// SBC-4, READ CAPACITY(10)
+    ReadCapacity10,
+    /// SBC-4, READ CAPACITY(16)
+    ReadCapacity16,
+    /// SBC-4, START STOP UNIT
+    StartStopUnit,
+    /// SBC-4, SYNCHRONIZE CACHE(10) and SYNCHRONIZE CACHE(16)
+    SynchronizeCache,
+    /// SBC-4, READ(6), READ(10), READ(12) and READ(16)
+    Read,
+    /// SBC-4, WRITE(6), WRITE(10), WRITE(12) and WRITE(16)
+    Write,
+    /// SBC-4, VERIFY(10), VERIFY(12) and VERIFY(16)
+    Verify,
+    /// SBC-4, WRITE SAME(10) and WRITE SAME(16)
+    WriteSame,
+    /// SBC-4, UNMAP
+    Unmap,
 }
 
 /// One command.
@@ -52,67 +70,13 @@ pub struct Opcode {
 /// What a command does to the medium.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Medium {
-    /// Leaves it alone, or reads it.
-    Reads,
-    /// Changes it, so that a read-only logical unit refuses the command.
-    Modifies,
+    /// Leaves it alone, so that it need not be ready.
+    Untouched,
+    /// Reads it, or makes it stable.
+    Accessed,
+    /// Changes it, so that a write-protected logical unit refuses the command.
+    Modified,
 }
-
-/// The CONTROL byte: of its bits NACA is looked at, to be refused (SAM-6, CONTROL byte).
-const CONTROL: u8 = 0x04;
-
-const fn row(opcode: u8, name: &'static str, operation: Operation, usage: &'static [u8]) -> Opcode {
-    Opcode {
-        opcode,
-        service_action: None,
-        name,
-        operation,
-        usage,
-        medium: Medium::Reads,
-        attention_exempt: false,
-    }
-}
-
-const fn modifies(row: Opcode) -> Opcode {
-    Opcode { medium: Medium::Modifies, ..row }
-}
-
-const fn exempt(row: Opcode) -> Opcode {
-    Opcode { attention_exempt: true, ..row }
-}
-
-const fn action(service_action: u8, row: Opcode) -> Opcode {
-    Opcode { service_action: Some(service_action), ..row }
-}
-
-/// RDPROTECT or WRPROTECT, DPO, FUA; LBA; GROUP NUMBER; TRANSFER LENGTH.
-const TRANSFER_10: &[u8] = &[0, 0xf8, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, CONTROL];
-const TRANSFER_16: &[u8] =
-    &[0, 0xf8, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, CONTROL];
-const SYNC_10: &[u8] = &[0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, CONTROL];
-const CAPACITY_16: &[u8] = &[0, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, CONTROL];
-const LUNS: &[u8] = &[0, 0, 0xff, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, CONTROL];
-
-/// Every command there is, in ascending order of opcode and service action.
-pub static OPCODES: &[Opcode] = &[
-    row(0x00, "TEST UNIT READY", Operation::TestUnitReady, &[0, 0, 0, 0, 0, CONTROL]),
-    exempt(row(0x03, "REQUEST SENSE", Operation::RequestSense, &[0, 1, 0, 0, 0xff, CONTROL])),
-    exempt(row(0x12, "INQUIRY", Operation::Inquiry, &[0, 1, 0xff, 0xff, 0xff, CONTROL])),
-    row(0x1a, "MODE SENSE(6)", Operation::ModeSense6, &[0, 8, 0xff, 0xff, 0xff, CONTROL]),
-    row(
-        0x25,
-        "READ CAPACITY(10)",
-        Operation::ReadCapacity10,
-        &[0, 0, 0, 0, 0, 0, 0, 0, 0, CONTROL],
-    ),
-    row(0x28, "READ(10)", Operation::Read, TRANSFER_10),
-    modifies(row(0x2a, "WRITE(10)", Operation::Write, TRANSFER_10)),
-    row(0x35, "SYNCHRONIZE CACHE(10)", Operation::SynchronizeCache, SYNC_10),
-    row(0x88, "READ(16)", Operation::Read, TRANSFER_16),
-    modifies(row(0x8a, "WRITE(16)", Operation::Write, TRANSFER_16)),
-    action(0x10, row(0x9e, "READ CAPACITY(16)", Operation::ReadCapacity16, CAPACITY_16)),
-    exempt(row(0xa0, "REPORT LUNS", Operation::ReportLuns, LUNS)),
-];
 
 const NONE: u8 = u8::MAX;
 
