@@ -1,5 +1,5 @@
 //! Controllers from their specifications: opens the logical units and attaches them to a bus,
-//! once, and puts a virtio-scsi controller in front of it in each machine, on its PCI bus or in a
+//! once, and puts a virtio-scsi controller in front of it, on the PCI bus of each machine or in a
 //! window.
 
 use std::io;

@@ -1,8 +1,9 @@
 //! The ACPI tables: hardware-reduced ACPI 6.5.
 //!
 //! Owns what the guest's firmware would say about interrupts (MADT), configuration space (MCFG),
-//! power (FADT) and devices that cannot be probed (DSDT): the serial port, the PCI root, the power
-//! button, the panic device and virtio-mmio devices. Must not know which PCI devices there are.
+//! power (FADT) and devices that cannot be probed (DSDT): the serial port, the PCI root,
+//! virtio-mmio devices, the power button and the panic device. Must not know which PCI devices
+//! there are.
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
@@ -171,15 +172,11 @@ fn pci_root(layout: &Layout) -> Vec<u8> {
 /// edges cannot be shared.
 fn virtio_mmio_device(uid: u8, slot: MmioSlot) -> Vec<u8> {
     let window = Memory32Fixed::new(true, low32(slot.window.base), low32(slot.window.size));
-    let irq = Interrupt::new(true, true, false, false, slot.irq);
-    let names = [
-        Name::new("_HID".into(), &"LNRO0005"),
-        Name::new("_UID".into(), &uid),
-        Name::new("_CCA".into(), &ONE),
-        Name::new("_CRS".into(), &ResourceTemplate::new(vec![&window, &irq])),
-    ];
+    let irq = edge(slot.irq);
+    let resources = ResourceTemplate::new(vec![&window, &irq]);
     let path = format!("_SB_.VI{uid:02X}");
-    bytes(&Device::new(path.as_str().into(), names.iter().map(|name| name as &dyn Aml).collect()))
+    let objects: [(&&str, &dyn Aml); 2] = [(&"_CCA", &ONE), (&"_CRS", &resources)];
+    device_with(&path, &"LNRO0005", &uid, &objects, &[])
 }
 
 /// What else of the map is taken: ECAM, and the ports of power management.
@@ -206,7 +203,7 @@ fn event_device() -> Vec<u8> {
     let event = Method::new("_EVT".into(), 1, true, vec![&notify]);
     let irq = edge(layout::POWER_BUTTON_IRQ);
     let resources = ResourceTemplate::new(vec![&irq]);
-    device_with("_SB_.GED_", &"ACPI0013", &[(&"_CRS", &resources)], &[&event])
+    device_with("_SB_.GED_", &"ACPI0013", &ZERO, &[(&"_CRS", &resources)], &[&event])
 }
 
 /// The port by which a guest tells of its panic (pvpanic).
@@ -223,17 +220,18 @@ fn edge(irq: u32) -> Interrupt {
 
 /// A device of the one instance, with `_HID`, `_UID` and the named objects given.
 fn device(path: &str, hid: &dyn Aml, objects: &[(&&str, &dyn Aml)]) -> Vec<u8> {
-    device_with(path, hid, objects, &[])
+    device_with(path, hid, &ZERO, objects, &[])
 }
 
-/// As [`device`], with methods.
+/// As [`device`], one of several, and with methods.
 fn device_with(
     path: &str,
     hid: &dyn Aml,
+    uid: &dyn Aml,
     objects: &[(&&str, &dyn Aml)],
     methods: &[&dyn Aml],
 ) -> Vec<u8> {
-    let mut names = vec![Name::new("_HID".into(), hid), Name::new("_UID".into(), &ZERO)];
+    let mut names = vec![Name::new("_HID".into(), hid), Name::new("_UID".into(), uid)];
     names.extend(objects.iter().map(|(name, value)| Name::new(Path::new(name), *value)));
     let names = names.iter().map(|name| name as &dyn Aml);
     bytes(&Device::new(path.into(), names.chain(methods.iter().copied()).collect()))
@@ -346,29 +344,6 @@ mod tests {
         // Extended interrupt descriptor: consumer, edge, active high, exclusive, {4}.
         assert!(has(&[0x89, 6, 0, 0b0011, 1, 4, 0, 0, 0]));
     }
-    #[test]
-    fn the_dsdt_names_every_virtio_mmio_device() {
-        let layout = Layout::new(512 * MIB, 40).unwrap();
-        let slots: Vec<_> = layout::virtio_mmio().collect();
-        let count = |dsdt: &Sdt, bytes: &[u8]| {
-            dsdt.as_slice().windows(bytes.len()).filter(|part| *part == bytes).count()
-        };
-        assert_eq!(count(&dsdt(&layout, &[]), b"LNRO0005"), 0);
-        let dsdt = dsdt(&layout, &slots);
-        assert_eq!(count(&dsdt, b"LNRO0005"), slots.len());
-        for (uid, slot) in (0u8..).zip(slots) {
-            // A fixed 32-bit memory range, then an extended interrupt descriptor: consumer, edge,
-            // active high, exclusive; and the end tag.
-            let (base, size) = (low32(slot.window.base), low32(slot.window.size));
-            let mut resources = vec![0x86, 9, 0, 1];
-            resources.extend([base.to_le_bytes(), size.to_le_bytes()].concat());
-            resources.extend([0x89, 6, 0, 0b0011, 1]);
-            resources.extend(slot.irq.to_le_bytes());
-            resources.extend([0x79]);
-            assert_eq!(count(&dsdt, &resources), 1, "{slot:x?}");
-            assert_eq!(count(&dsdt, format!("VI{uid:02X}").as_bytes()), 1);
-        }
-    }
 
     /// The package of the device that `path` names in `dsdt`, from its name on.
     fn body<'a>(dsdt: &'a Sdt, path: &[u8; 8]) -> &'a [u8] {
@@ -431,5 +406,29 @@ mod tests {
             assert!(compiled.status.success(), "{said}\n{source}");
         }
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn the_dsdt_names_every_virtio_mmio_device() {
+        let layout = Layout::new(512 * MIB, 40).unwrap();
+        let slots: Vec<_> = layout::virtio_mmio().collect();
+        let count = |dsdt: &Sdt, bytes: &[u8]| {
+            dsdt.as_slice().windows(bytes.len()).filter(|part| *part == bytes).count()
+        };
+        assert_eq!(count(&dsdt(&layout, &[]), b"LNRO0005"), 0);
+        let dsdt = dsdt(&layout, &slots);
+        assert_eq!(count(&dsdt, b"LNRO0005"), slots.len());
+        for (uid, slot) in (0u8..).zip(slots) {
+            // A fixed 32-bit memory range, then an extended interrupt descriptor: consumer, edge,
+            // active high, exclusive; and the end tag.
+            let (base, size) = (low32(slot.window.base), low32(slot.window.size));
+            let mut resources = vec![0x86, 9, 0, 1];
+            resources.extend([base.to_le_bytes(), size.to_le_bytes()].concat());
+            resources.extend([0x89, 6, 0, 0b0011, 1]);
+            resources.extend(slot.irq.to_le_bytes());
+            resources.extend([0x79]);
+            assert_eq!(count(&dsdt, &resources), 1, "{slot:x?}");
+            assert_eq!(count(&dsdt, format!("VI{uid:02X}").as_bytes()), 1);
+        }
     }
 }

@@ -81,17 +81,17 @@ pub const IOAPIC_PINS: u32 = 24;
 pub const COM1: u16 = 0x3f8;
 /// The line of the first serial port.
 pub const COM1_IRQ: u32 = 4;
+/// The line by which the power button tells that it was pressed: that of the SCI, which there is
+/// none of in hardware-reduced ACPI.
+pub const POWER_BUTTON_IRQ: u32 = 9;
+/// The port by which a guest tells of its panic.
+pub const PVPANIC: u16 = 0x505;
 /// The lines of virtio-mmio devices. First those behind which there never was a PIC; then those
 /// that a PC gives to whatever card has none of its own, to the floppy disk, the printer and the
 /// IDE disks, none of which a guest will look for here. What a guest may take for a timer, a
 /// keyboard, a cascade, a second serial port, a clock, the power management, a mouse or a
 /// coprocessor stays free.
 pub const VIRTIO_MMIO_IRQS: [u32; 14] = [16, 17, 18, 19, 20, 21, 22, 23, 10, 11, 6, 7, 14, 15];
-/// The line by which the power button tells that it was pressed: that of the SCI, which there is
-/// none of in hardware-reduced ACPI.
-pub const POWER_BUTTON_IRQ: u32 = 9;
-/// The port by which a guest tells of its panic.
-pub const PVPANIC: u16 = 0x505;
 /// The keyboard controller's first port; the last of its 5 is the command and status port.
 pub const I8042: u16 = 0x60;
 /// The ACPI sleep control register (ACPI 6.5, 4.8.3.7); the sleep status register follows it.

@@ -34,6 +34,15 @@ pub trait LogicalUnit: fmt::Debug + Send + Sync {
     /// goes back (SAM-6, Logical unit reset).
     fn reset(&self) {}
 
+    /// Makes everything stable that was written to it, and waits for that; called with none of its
+    /// commands in flight, before the VMM ends.
+    ///
+    /// # Errors
+    /// What the host says; writes may then be lost.
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Whether the initiator wants its sense data in descriptor format (D_SENSE of the Control
     /// mode page).
     fn descriptor_sense(&self) -> bool {
@@ -44,15 +53,6 @@ pub trait LogicalUnit: fmt::Debug + Send + Sync {
     /// one that made it is to hear of MODE PARAMETERS CHANGED (SPC-6, MODE SELECT(6) command).
     fn mode_changes(&self) -> u32 {
         0
-    }
-
-    /// Makes everything stable that was written to it, and waits for that; called with none of its
-    /// commands in flight, before the VMM ends.
-    ///
-    /// # Errors
-    /// What the host says; writes may then be lost.
-    fn flush(&self) -> io::Result<()> {
-        Ok(())
     }
 
     /// The longest READ or WRITE that it takes, in bytes.
