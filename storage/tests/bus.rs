@@ -186,6 +186,18 @@ fn request_sense_returns_the_attention_and_clears_it() {
 }
 
 #[test]
+fn request_sense_without_room_leaves_the_attention_alone() {
+    let mut queue = Queue::new(&[(0, 0)]);
+    let (place, task) = queue.initiator.task(REQUEST_SENSE, &[], 17);
+    if let Submitted::Done(answer) = queue.lane.submit(AT, task, &mut queue.io) {
+        queue.settle(answer);
+    }
+    let overrun = Response::Failed(ServiceResponse::Overrun);
+    assert_eq!(queue.initiator.answered[&place].0, overrun);
+    queue.clear(0, 0);
+}
+
+#[test]
 fn attaching_tells_the_siblings_and_report_luns_clears_it() {
     let mut queue = Queue::new(&[(0, 0), (0, 1), (5, 0)]);
     [(0, 0), (0, 1), (5, 0)].into_iter().for_each(|(target, lun)| {
