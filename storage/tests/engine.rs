@@ -7,6 +7,7 @@ mod common;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -379,12 +380,18 @@ fn a_flush_that_sounds_as_if_nothing_was_tried_loses_writes_too() {
     }
 }
 
-/// A file that is always full, and that cannot be flushed: for the ring, which takes its
-/// descriptor.
+/// A device that cannot be flushed, and may be full: for the ring, which takes its descriptor.
 #[derive(Debug)]
-struct Full(File);
+struct Device(File);
 
-impl Backend for Full {
+impl Device {
+    fn disk(path: &str) -> Disk {
+        let file = File::options().read(true).write(true).open(path).unwrap();
+        Disk::new(Medium::new(path, Box::new(Device(file))), &disk_spec())
+    }
+}
+
+impl Backend for Device {
     fn geometry(&self) -> Geometry {
         Geometry { blocks: BLOCKS, block_size: BLOCK as u32 }
     }
@@ -394,8 +401,9 @@ impl Backend for Full {
         Ok(())
     }
 
-    fn write(&self, _: u64, _: &mut DataBuf) -> io::Result<()> {
-        Err(io::Error::from_raw_os_error(libc::ENOSPC))
+    fn write(&self, offset: u64, data: &mut DataBuf) -> io::Result<()> {
+        data.advance(self.0.write_at(&[0; BLOCK], offset)?);
+        Ok(())
     }
 
     fn flush(&self) -> io::Result<()> {
@@ -410,8 +418,7 @@ impl Backend for Full {
 #[test]
 fn errors_of_a_descriptor_are_told_by_every_engine_alike() {
     for (name, mut io) in engines() {
-        let full = File::options().read(true).write(true).open("/dev/full").unwrap();
-        let disk = Disk::new(Medium::new("/dev/full", Box::new(Full(full))), &disk_spec());
+        let disk = Device::disk("/dev/full");
         let seen = run(&disk, &mut io, &[WRITE, WRITE_FUA, READ, Op::Flush, WRITE, READ]);
         let check = |code| (Status::CHECK_CONDITION, Some(code));
         let full = check(SenseCode::SPACE_ALLOCATION_FAILED_WRITE_PROTECT);
@@ -424,6 +431,19 @@ fn errors_of_a_descriptor_are_told_by_every_engine_alike() {
             (Status::GOOD, None),
         ];
         assert_eq!(seen.iter().map(status).collect::<Vec<_>>(), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_write_that_is_not_flushed_is_told_by_every_engine_alike() {
+    let write_error = (Status::CHECK_CONDITION, Some(SenseCode::WRITE_ERROR));
+    for (name, mut io) in engines() {
+        for flushing in [WRITE_FUA, Op::Flush] {
+            let disk = Device::disk("/dev/zero");
+            let seen = run(&disk, &mut io, &[WRITE, flushing, WRITE]);
+            let expected = [(Status::GOOD, None), write_error, write_error];
+            assert_eq!(seen.iter().map(status).collect::<Vec<_>>(), expected, "{name}");
+        }
     }
 }
 
