@@ -92,6 +92,10 @@ fn sense_code(failure: &Failure, errno: Option<i32>) -> SenseCode {
         // However a flush failed, the medium takes no writes any more.
         (Failure::Write { .. }, Some(libc::EIO | libc::ENODATA) | None)
         | (Failure::Flush(_), _) => SenseCode::WRITE_ERROR,
+        // The initiator tries again. COMMAND TIMEOUT DURING PROCESSING would be closer, but Linux
+        // takes it for the end of a command duration limit, and gives up.
+        (_, Some(libc::ETIMEDOUT)) => SenseCode::LOGICAL_UNIT_COMMUNICATION_TIME_OUT,
+        (_, Some(libc::ENOLINK)) => SenseCode::LOGICAL_UNIT_COMMUNICATION_FAILURE,
         _ => SenseCode::INTERNAL_TARGET_FAILURE,
     }
 }
@@ -125,9 +129,19 @@ mod tests {
             (STEPS[1], libc::ENOSPC, SenseCode::SPACE_ALLOCATION_FAILED_WRITE_PROTECT, None),
             (STEPS[1], libc::EROFS, SenseCode::WRITE_PROTECTED, None),
             (STEPS[0], libc::EINVAL, SenseCode::INTERNAL_TARGET_FAILURE, None),
+            (STEPS[1], libc::EREMOTEIO, SenseCode::INTERNAL_TARGET_FAILURE, None),
+            (STEPS[1], libc::ENODEV, SenseCode::INTERNAL_TARGET_FAILURE, None),
+            (STEPS[0], libc::ETIMEDOUT, SenseCode::LOGICAL_UNIT_COMMUNICATION_TIME_OUT, None),
+            (STEPS[1], libc::ENOLINK, SenseCode::LOGICAL_UNIT_COMMUNICATION_FAILURE, None),
+            (STEPS[2], libc::ETIMEDOUT, SenseCode::WRITE_ERROR, None),
         ] {
             let sense = Sense { information, ..code.into() };
             assert_eq!(failed(step, errno), Response::check_condition(sense, 100), "{errno}");
+        }
+        // The initiator tries what was aborted again.
+        for errno in [libc::ETIMEDOUT, libc::ENOLINK] {
+            let Response::Status { sense: Some(sense), .. } = failed(read, errno) else { panic!() };
+            assert_eq!(sense.code.key, SenseKey::ABORTED_COMMAND);
         }
     }
 
