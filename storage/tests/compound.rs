@@ -238,10 +238,10 @@ fn turning_the_write_cache_off_makes_earlier_writes_stable() {
     let select = [0x15, 0x10, 0, 0, list.len() as u8, 0];
     for (name, mut io) in engines() {
         let (host, disk) = Recorder::default().disk(WriteCache::Back);
-        assert_eq!(send(&disk, &mut io, &select, &list), Response::good(0), "{name}");
-        assert_eq!(host.take(), [Call::Flush], "{name}");
-        assert_eq!(send(&disk, &mut io, &select, &list), Response::good(0), "{name}");
-        assert_eq!(host.take(), [], "{name}");
+        for _first_and_again in 0..2 {
+            assert_eq!(send(&disk, &mut io, &select, &list), Response::good(0), "{name}");
+            assert_eq!(host.take(), [Call::Flush], "{name}");
+        }
         let write = transfer_16(0x8a, false, 0, 1);
         assert_eq!(send(&disk, &mut io, &write, &[1; BLOCK]), Response::good(0), "{name}");
         assert_eq!(host.take(), [Call::Write(0, 512), Call::Flush], "{name}");

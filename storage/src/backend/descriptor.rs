@@ -44,7 +44,7 @@ impl Descriptor {
     }
 
     pub(super) fn flush(&self) -> io::Result<()> {
-        self.file.sync_data()
+        sys::sync_data(&self.file)
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {

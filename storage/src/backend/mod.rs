@@ -149,13 +149,6 @@ pub trait Backend: fmt::Debug + Send + Sync {
     fn raw_fd(&self) -> Option<BorrowedFd<'_>>;
 }
 
-/// Whether the host did nothing, being short of something for now or told to stop.
-pub(crate) fn is_shortage(error: &io::Error) -> bool {
-    let shortages =
-        [libc::ENOMEM, libc::EAGAIN, libc::EBUSY, libc::ENOBUFS, libc::ECANCELED, libc::EINTR];
-    error.raw_os_error().is_some_and(|errno| shortages.contains(&errno))
-}
-
 #[cfg(test)]
 #[expect(unsafe_code, reason = "buffers are lent")]
 mod tests {

@@ -67,6 +67,16 @@ pub(super) fn write(file: &File, data: &DataBuf, offset: u64) -> io::Result<usiz
     checked(|| unsafe { libc::pwritev2(fd, data.iovecs().as_ptr(), count, offset, 0) })
 }
 
+/// Makes the data of `file` stable. It is tried once: a call that a signal interrupts may have taken
+/// note of a failed write-back, and the next would not hear of it.
+pub(super) fn sync_data(file: &File) -> io::Result<()> {
+    // SAFETY: no memory is passed.
+    match unsafe { libc::fdatasync(file.as_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// fallocate(2), which keeps the size.
 fn allocate(file: &File, mode: c_int, offset: u64, len: u64) -> io::Result<()> {
     let (mode, offset, len) = (mode | libc::FALLOC_FL_KEEP_SIZE, position(offset)?, position(len)?);
