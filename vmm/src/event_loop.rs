@@ -93,13 +93,14 @@ struct Stop {
 
 impl Stop {
     fn begin(signal: Signal, machine: &Machine, timeout: Duration) -> Stop {
-        log::info!("{}: the guest is asked to power off, and has {timeout:?}", signal.name);
+        // A time that no clock reaches is one that never ends.
+        const LONG: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+        let deadline = Instant::now() + timeout.min(LONG);
         if let Err(error) = machine.press_power_button() {
             log::error!("the power button cannot be pressed: {error}");
         }
-        // A time that no clock reaches is one that never ends.
-        const LONG: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-        Stop { by: signal.name, deadline: Instant::now() + timeout.min(LONG) }
+        log::info!("{}: the guest is asked to power off, and has {timeout:?}", signal.name);
+        Stop { by: signal.name, deadline }
     }
 }
 

@@ -19,6 +19,7 @@ use crate::console::{Console, ConsoleError};
 use crate::event_loop::{self, End, Front, Life};
 use crate::exit::Exit;
 use crate::kernel::{BootError, BootFiles};
+use crate::logger;
 use crate::machine::{self, Machine, MachineError};
 use crate::signals::Signals;
 use crate::spec::{GuestSpec, MachineSpec, OnCrash, OnReboot};
@@ -97,6 +98,8 @@ impl<'a> Guest<'a> {
     /// [`StartError`] says what cannot be had.
     pub(crate) fn prepare(spec: &'a GuestSpec) -> Result<Ready<'a>, StartError> {
         let signals = Signals::new().map_err(host("to receive signals"))?;
+        // Signals are for this thread alone by now.
+        logger::detach().map_err(host("a thread for the log"))?;
         let mut guest = Guest {
             spec,
             boot: BootFiles::open(&spec.boot)?,

@@ -19,6 +19,7 @@ mod limits;
 mod logger;
 mod machine;
 mod memory;
+mod output;
 mod poll;
 mod signals;
 mod spec;
@@ -57,11 +58,13 @@ fn main() -> ExitCode {
     if let Err(error) = limits::raise_open_files() {
         log::warn!("the limit of open files stays as it is: {error}");
     }
-    match Guest::prepare(&spec).map(Ready::run) {
+    let status = match Guest::prepare(&spec).map(Ready::run) {
         Ok(Ok(end)) => conclude(end),
         Ok(Err(error)) => fail(&error, FAILED),
         Err(error) => fail(&error, NOT_STARTED),
-    }
+    };
+    logger::finish();
+    status
 }
 
 /// Tells how the guest ended, and gives the exit status.

@@ -3,11 +3,12 @@
 mod common;
 
 use std::fs;
-use std::io::{BufReader, Write};
+use std::io::{self, BufReader, PipeReader, PipeWriter, Write};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use arch::layout;
+use nix::fcntl::{FcntlArg::F_SETFL, OFlag, fcntl};
 use nix::sys::signal::Signal;
 use tests::seccomp::fail;
 use tests::terminal::Terminal;
@@ -245,6 +246,30 @@ fn a_guest_that_does_not_power_off_in_its_time_is_ended() {
     assert_eq!(status, Some(1), "{stderr}");
     assert!(stderr.contains("ended by stop_timeout, 1s after SIGTERM"), "{stderr}");
     assert_eq!(terminal.mode().unwrap(), cooked);
+}
+
+/// A pipe that nobody reads and that takes nothing more: the end to keep, and the end to write to.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = io::pipe().unwrap();
+    fcntl(&writer, F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    while writer.write(&[b'x'; 4096]).is_ok() {}
+    fcntl(&writer, F_SETFL(OFlag::empty())).unwrap();
+    (reader, writer)
+}
+
+#[test]
+fn a_standard_error_that_nobody_reads_holds_up_neither_the_guest_nor_the_end() {
+    // Each of these logs a line.
+    let warnings = out(layout::PVPANIC, 2).repeat(5);
+    let code = [&warnings[..], &out(layout::COM1, b'x'), &SPIN].concat();
+    let Some(guest) = Guest::with(&code, "stop_timeout = \"1s\"") else { return };
+    let (_reader, writer) = full_pipe();
+    let mut command = guest.command();
+    let mut child =
+        Process::start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(writer));
+    wait_for_byte(child.stdout.as_mut().unwrap(), b'x');
+    send(&child, Signal::SIGTERM);
+    assert_eq!(end(child).0, Some(1));
 }
 
 #[test]

@@ -1,12 +1,11 @@
 //! The serial console: where the guest's output goes, and where its input comes from.
 //!
 //! It outlives the machine, which is built anew at each reboot. Output goes through a thread
-//! ([`output`]), so that no reader holds up a vCPU; input is read by the main loop and waits
+//! ([`Output`]), so that no reader holds up a vCPU; input is read by the main loop and waits
 //! here ([`input`]) until the UART takes it. Must not know the UART: bytes are offered to it by a
 //! closure, and it writes to a [`Write`].
 
 mod input;
-mod output;
 mod socket;
 mod terminal;
 
@@ -19,10 +18,10 @@ use std::path::{Path, PathBuf};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use self::input::{Backlog, Stdin, Typed};
-use self::output::Output;
 use self::socket::{Client, Socket, SocketError};
 use self::terminal::RawMode;
 pub(crate) use self::terminal::is_raw;
+use crate::output::Output;
 use crate::poll::{Interest, Place, PollSet};
 use crate::spec::SerialSpec;
 
@@ -225,7 +224,7 @@ fn serve_socket(socket: &mut Socket, waiting: &mut Backlog, set: &PollSet, watch
 }
 
 fn writing(sink: impl Write + Send + 'static) -> Result<Output, ConsoleError> {
-    Output::new(sink).map_err(host("a thread"))
+    Output::new("console", sink).map_err(host("a thread"))
 }
 
 /// What a file held before is kept: it may tell of a crash.

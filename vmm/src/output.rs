@@ -1,4 +1,4 @@
-//! What the guest wrote and nobody has read yet.
+//! What was written and nobody has read yet: the guest's output, and the log.
 
 use std::io::{self, ErrorKind, Write};
 use std::mem;
@@ -14,14 +14,14 @@ const RETRY: Duration = Duration::from_millis(10);
 /// How long the end waits for a reader that reads nothing.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The guest's output on its way to a reader, who may be slow or gone: a thread writes it, so
-/// that no vCPU waits.
+/// Bytes on their way to a reader, who may be slow or gone: a thread writes them, so that neither a
+/// vCPU nor the main loop waits.
 #[derive(Debug)]
-pub(super) struct Output(Arc<Queue>);
+pub(crate) struct Output(Arc<Queue>);
 
-/// The guest's end of an [`Output`]. Writing to it never blocks and never fails.
+/// A writer's end of an [`Output`]. Writing to it never blocks and never fails.
 #[derive(Clone, Debug)]
-pub(super) struct Writer(Arc<Queue>);
+pub(crate) struct Writer(Arc<Queue>);
 
 #[derive(Debug, Default)]
 struct Queue {
@@ -40,26 +40,27 @@ struct State {
 }
 
 impl Output {
-    /// An output to `sink`, which may block. An error of `sink` ends the output.
+    /// An output to `sink`, which may block, by a thread of that name. An error of `sink` ends the
+    /// output.
     ///
     /// # Errors
     /// When the host cannot start a thread.
-    pub(super) fn new(sink: impl Write + Send + 'static) -> io::Result<Self> {
+    pub(crate) fn new(name: &str, sink: impl Write + Send + 'static) -> io::Result<Self> {
         let queue = Arc::new(Queue::default());
         let shared = Arc::clone(&queue);
         // Never joined: a reader who does not read would keep it for ever.
-        thread::Builder::new().name("console".to_owned()).spawn(move || shared.drain(sink))?;
+        thread::Builder::new().name(name.to_owned()).spawn(move || shared.drain(sink))?;
         Ok(Output(queue))
     }
 
-    /// A guest's end.
-    pub(super) fn writer(&self) -> Writer {
+    /// A writer's end.
+    pub(crate) fn writer(&self) -> Writer {
         Writer(Arc::clone(&self.0))
     }
 
     /// Waits until all is written, or the reader has taken nothing for a while; returns how many
     /// bytes were lost in all.
-    pub(super) fn finish(&self) -> u64 {
+    pub(crate) fn finish(&self) -> u64 {
         self.0.finish(PATIENCE)
     }
 }
@@ -169,7 +170,7 @@ mod tests {
     #[test]
     fn output_arrives_whole_and_in_order() {
         let (mut reader, sink) = io::pipe().unwrap();
-        let output = Output::new(sink).unwrap();
+        let output = Output::new("test", sink).unwrap();
         let expected: Vec<u8> = (0..100_000u32).map(|index| (index % 251) as u8).collect();
         let mut writer = output.writer();
         let count = expected.len();
@@ -186,7 +187,7 @@ mod tests {
     #[test]
     fn a_reader_who_does_not_read_blocks_nobody() {
         let (_reader, sink) = io::pipe().unwrap();
-        let output = Output::new(sink).unwrap();
+        let output = Output::new("test", sink).unwrap();
         let mut writer = output.writer();
         for _ in 0..64 {
             writer.write_all(&[b'x'; 64 << 10]).unwrap();
@@ -199,7 +200,7 @@ mod tests {
     #[test]
     fn a_reader_who_is_gone_blocks_nobody() {
         let (reader, sink) = io::pipe().unwrap();
-        let output = Output::new(sink).unwrap();
+        let output = Output::new("test", sink).unwrap();
         drop(reader);
         let mut writer = output.writer();
         writer.write_all(b"hello").unwrap();
