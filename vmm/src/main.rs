@@ -14,6 +14,7 @@ mod exit;
 mod guest;
 mod host;
 mod irq;
+mod job;
 mod kernel;
 mod limits;
 mod logger;
@@ -32,7 +33,6 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::cli::Cli;
-use crate::event_loop::End;
 use crate::exit::Exit;
 use crate::guest::{Guest, Ready};
 use crate::host::Host;
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
         log::warn!("the limit of open files stays as it is: {error}");
     }
     let status = match Guest::prepare(&spec).map(Ready::run) {
-        Ok(Ok(end)) => conclude(end),
+        Ok(Ok(exit)) => status(exit.as_ref()),
         Ok(Err(error)) => fail(&error, FAILED),
         Err(error) => fail(&error, NOT_STARTED),
     };
@@ -67,29 +67,12 @@ fn main() -> ExitCode {
     status
 }
 
-/// Tells how the guest ended, and gives the exit status.
-fn conclude(end: End) -> ExitCode {
-    match end {
-        End::Guest(Exit::PowerOff) => {
-            log::info!("the guest powered off");
-            ExitCode::SUCCESS
-        }
-        End::Guest(Exit::Reset) => {
-            log::info!("the guest reset, and is not started again");
-            ExitCode::SUCCESS
-        }
-        End::Guest(Exit::Crash(what)) => {
-            log::error!("the guest crashed: {what}");
-            CRASHED.into()
-        }
-        End::Guest(Exit::Failure(what)) => {
-            log::error!("{what}");
-            FAILED.into()
-        }
-        End::Forced(by) => {
-            log::warn!("ended by {by} while the guest was running");
-            FAILED.into()
-        }
+/// The exit status after a guest that ended so, or was made to.
+fn status(exit: Option<&Exit>) -> ExitCode {
+    match exit {
+        Some(Exit::PowerOff | Exit::Reset) => ExitCode::SUCCESS,
+        Some(Exit::Crash(_)) => CRASHED.into(),
+        Some(Exit::Failure(_)) | None => FAILED.into(),
     }
 }
 

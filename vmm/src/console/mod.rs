@@ -142,10 +142,10 @@ impl Console {
         Ok(())
     }
 
-    /// Gives the terminal back as it was.
+    /// Gives the terminal back as it was; what is typed from now on is for others.
     pub(crate) fn give_terminal_back(&mut self) {
-        if let Source::Stdin(_, raw) = &mut self.source {
-            *raw = None;
+        if let Source::Stdin(..) = self.source {
+            self.source = Source::Nothing;
         }
     }
 
