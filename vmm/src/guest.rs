@@ -121,11 +121,12 @@ impl<'a> Guest<'a> {
             kvm: machine::open_kvm()?,
             hbas: build::open(&spec.controllers)?,
             pool: Pool::new(POOL_THREADS),
-            front: Front { signals, console: Console::open(&spec.serial)? },
+            front: Front { signals, console: Console::new(&spec.serial)? },
             deadline: None,
         };
         let machine = guest.build()?;
-        // Whatever else there is to complain of has been.
+        // Whatever else there is to complain of has been: nothing was changed till now.
+        guest.front.console.open(&spec.serial)?;
         guest.front.console.take_terminal().map_err(host("to set the terminal up"))?;
         Ok(Ready { guest, machine })
     }

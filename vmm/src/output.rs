@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Bytes on their way to a reader, who may be slow or gone: a thread writes them, so that neither a
 /// vCPU nor the main loop waits.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Output(Arc<Queue>);
 
 /// A writer's end of an [`Output`]. Writing to it never blocks and never fails.
@@ -40,17 +40,25 @@ struct State {
 }
 
 impl Output {
-    /// An output to `sink`, which may block, by a thread of that name. An error of `sink` ends the
-    /// output.
+    /// An output to `sink`, which may block, by a thread of that name.
     ///
     /// # Errors
     /// When the host cannot start a thread.
     pub(crate) fn new(name: &str, sink: impl Write + Send + 'static) -> io::Result<Self> {
-        let queue = Arc::new(Queue::default());
-        let shared = Arc::clone(&queue);
+        let output = Output::default();
+        output.start(name, sink)?;
+        Ok(output)
+    }
+
+    /// Begins to write to `sink`, which may block, by a thread of that name. What `sink` has no
+    /// room for is lost; any other error of it ends the output.
+    ///
+    /// # Errors
+    /// When the host cannot start a thread.
+    pub(crate) fn start(&self, name: &str, sink: impl Write + Send + 'static) -> io::Result<()> {
+        let shared = Arc::clone(&self.0);
         // Never joined: a reader who does not read would keep it for ever.
-        thread::Builder::new().name(name.to_owned()).spawn(move || shared.drain(sink))?;
-        Ok(Output(queue))
+        thread::Builder::new().name(name.to_owned()).spawn(move || shared.drain(sink)).map(drop)
     }
 
     /// A writer's end.

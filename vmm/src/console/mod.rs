@@ -82,34 +82,45 @@ pub(crate) struct Watch {
 }
 
 impl Console {
-    /// Opens what `spec` names. The terminal stays as it is.
+    /// A console that keeps what is written to it until what `spec` names is
+    /// [opened](Self::open).
+    ///
+    /// # Errors
+    /// When the host has no file descriptor left.
+    pub(crate) fn new(spec: &SerialSpec) -> Result<Self, ConsoleError> {
+        let room = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(host("an event"))?;
+        let output = (*spec != SerialSpec::Null).then(Output::default);
+        Ok(Console { source: Source::Nothing, waiting: Backlog::default(), output, room })
+    }
+
+    /// Opens what `spec` names, and makes it where it is not there. The terminal stays as it is.
     ///
     /// # Errors
     /// [`ConsoleError`]
-    pub(crate) fn open(spec: &SerialSpec) -> Result<Self, ConsoleError> {
+    pub(crate) fn open(&mut self, spec: &SerialSpec) -> Result<(), ConsoleError> {
         match spec {
             SerialSpec::Stdio => {
                 let no_descriptor = host("a descriptor");
                 let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(no_descriptor)?;
+                self.write_to(File::from(stdout))?;
                 let stdin = Stdin::new().map_err(host("a descriptor"))?;
-                Console::new(Source::Stdin(stdin, None), Some(writing(File::from(stdout))?))
+                self.source = Source::Stdin(stdin, None);
             }
-            SerialSpec::Null => Console::new(Source::Nothing, None),
-            SerialSpec::File(path) => {
-                Console::new(Source::Nothing, Some(writing(open_file(path)?)?))
-            }
+            SerialSpec::Null => {}
+            SerialSpec::File(path) => self.write_to(open_file(path)?)?,
             SerialSpec::Socket(path) => {
                 let refused = |source| ConsoleError::Socket { path: path.clone(), source };
                 let socket = Socket::listen(path).map_err(refused)?;
-                let output = writing(socket.seat())?;
-                Console::new(Source::Socket(socket), Some(output))
+                self.write_to(socket.seat())?;
+                self.source = Source::Socket(socket);
             }
         }
+        Ok(())
     }
 
-    fn new(source: Source, output: Option<Output>) -> Result<Self, ConsoleError> {
-        let room = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(host("an event"))?;
-        Ok(Console { source, waiting: Backlog::default(), output, room })
+    fn write_to(&self, sink: impl Write + Send + 'static) -> Result<(), ConsoleError> {
+        let started = self.output.as_ref().map(|output| output.start("console", sink));
+        started.transpose().map_err(host("a thread")).map(drop)
     }
 
     /// Where a UART writes; it never blocks and never fails.
@@ -223,10 +234,6 @@ fn serve_socket(socket: &mut Socket, waiting: &mut Backlog, set: &PollSet, watch
     }
 }
 
-fn writing(sink: impl Write + Send + 'static) -> Result<Output, ConsoleError> {
-    Output::new("console", sink).map_err(host("a thread"))
-}
-
 /// What a file held before is kept: it may tell of a crash.
 fn open_file(path: &Path) -> Result<File, ConsoleError> {
     let mut options = File::options();
@@ -253,6 +260,12 @@ mod tests {
     fn socket(folder: &TempDir) -> (SerialSpec, PathBuf) {
         let path = folder.path().join("console.sock");
         (SerialSpec::Socket(path.clone()), path)
+    }
+
+    fn open(spec: &SerialSpec) -> Result<Console, ConsoleError> {
+        let mut console = Console::new(spec)?;
+        console.open(spec)?;
+        Ok(console)
     }
 
     fn connect(path: &Path) -> UnixStream {
@@ -291,7 +304,7 @@ mod tests {
     fn a_client_reads_and_writes_and_the_next_one_may_come() {
         let folder = TempDir::new().unwrap();
         let (spec, path) = socket(&folder);
-        let mut console = Console::open(&spec).unwrap();
+        let mut console = open(&spec).unwrap();
         let mut guest = console.writer();
         guest.write_all(b"nobody hears this").unwrap();
         assert_eq!(console.output.as_ref().unwrap().finish(), 0, "it is not counted as lost");
@@ -311,7 +324,7 @@ mod tests {
     fn a_second_client_is_told_and_the_first_one_stays() {
         let folder = TempDir::new().unwrap();
         let (spec, path) = socket(&folder);
-        let mut console = Console::open(&spec).unwrap();
+        let mut console = open(&spec).unwrap();
         let mut first = connect(&path);
         serve_until(&mut console, |console, _| has_client(console));
         let mut second = connect(&path);
@@ -337,7 +350,7 @@ mod tests {
     fn a_client_that_only_listens_keeps_listening() {
         let folder = TempDir::new().unwrap();
         let (spec, path) = socket(&folder);
-        let mut console = Console::open(&spec).unwrap();
+        let mut console = open(&spec).unwrap();
         let mut client = connect(&path);
         client.write_all(b"last").unwrap();
         client.shutdown(std::net::Shutdown::Write).unwrap();
@@ -356,7 +369,7 @@ mod tests {
     fn what_a_client_sent_before_it_left_arrives() {
         let folder = TempDir::new().unwrap();
         let (spec, path) = socket(&folder);
-        let mut console = Console::open(&spec).unwrap();
+        let mut console = open(&spec).unwrap();
         let mut client = connect(&path);
         client.write_all(&[b'x'; 10_000]).unwrap();
         drop(client);
@@ -369,7 +382,7 @@ mod tests {
     fn a_client_that_reads_nothing_holds_nobody_up_and_may_be_followed() {
         let folder = TempDir::new().unwrap();
         let (spec, path) = socket(&folder);
-        let mut console = Console::open(&spec).unwrap();
+        let mut console = open(&spec).unwrap();
         let client = connect(&path);
         serve_until(&mut console, |console, _| has_client(console));
         let mut guest = console.writer();
@@ -392,9 +405,9 @@ mod tests {
         let (spec, path) = socket(&folder);
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists(), "as a process leaves it that was killed");
-        let console = Console::open(&spec).unwrap();
+        let console = open(&spec).unwrap();
         let refusal = |spec| {
-            let ConsoleError::Socket { source, .. } = Console::open(spec).unwrap_err() else {
+            let ConsoleError::Socket { source, .. } = open(spec).unwrap_err() else {
                 panic!("not refused for the socket");
             };
             source
@@ -413,7 +426,7 @@ mod tests {
     fn a_socket_that_another_has_put_in_place_is_left_alone() {
         let folder = TempDir::new().unwrap();
         let (spec, path) = socket(&folder);
-        let console = Console::open(&spec).unwrap();
+        let console = open(&spec).unwrap();
         fs::remove_file(&path).unwrap();
         let _other = UnixListener::bind(&path).unwrap();
         drop(console);
@@ -425,14 +438,14 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("console.log");
         for _ in 0..2 {
-            let console = Console::open(&SerialSpec::File(path.clone())).unwrap();
+            let console = open(&SerialSpec::File(path.clone())).unwrap();
             console.writer().write_all(b"line\n").unwrap();
             console.finish();
         }
         assert_eq!(fs::read(&path).unwrap(), b"line\nline\n");
         let bad = [folder.path().to_owned(), path.join("console.log")];
         for path in bad {
-            let error = Console::open(&SerialSpec::File(path)).unwrap_err();
+            let error = open(&SerialSpec::File(path)).unwrap_err();
             assert!(matches!(error, ConsoleError::File { .. }), "{error}");
         }
     }
@@ -442,7 +455,7 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("fifo");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let error = Console::open(&SerialSpec::File(path)).unwrap_err();
+        let error = open(&SerialSpec::File(path)).unwrap_err();
         let ConsoleError::File { source, .. } = error else { panic!("{error}") };
         assert_eq!(source.raw_os_error(), Some(libc::ENXIO));
     }
