@@ -21,7 +21,7 @@ use self::input::{Backlog, Stdin, Typed};
 use self::socket::{Client, Socket, SocketError};
 use self::terminal::RawMode;
 pub(crate) use self::terminal::is_raw;
-use crate::output::Output;
+use crate::output::{Lost, Output};
 use crate::poll::{Interest, Place, PollSet};
 use crate::spec::SerialSpec;
 
@@ -212,11 +212,9 @@ impl Console {
 
     /// Waits until all output is written, or its reader has taken nothing for a while.
     pub(crate) fn finish(&self) {
-        let lost = self.output.as_ref().map_or(0, Output::finish);
-        if lost > 0 {
-            log::warn!(
-                "console: {lost} bytes of output were lost, as their reader was slow or gone"
-            );
+        let lost = self.output.as_ref().map(Output::finish);
+        if let Some(Lost { bytes, why }) = lost.filter(|lost| lost.bytes > 0) {
+            log::warn!("console: {bytes} bytes of output were lost: {why}");
         }
     }
 }
@@ -307,7 +305,7 @@ mod tests {
         let mut console = open(&spec).unwrap();
         let mut guest = console.writer();
         guest.write_all(b"nobody hears this").unwrap();
-        assert_eq!(console.output.as_ref().unwrap().finish(), 0, "it is not counted as lost");
+        assert_eq!(console.output.as_ref().unwrap().finish().bytes, 0, "it is not counted as lost");
         for name in [b"one", b"two"] {
             let mut client = connect(&path);
             client.write_all(name).unwrap();
@@ -392,7 +390,10 @@ mod tests {
         drop(client);
         serve_until(&mut console, |console, _| !has_client(console));
         // What was still to be written went with the client.
-        assert!(console.output.as_ref().unwrap().finish() > 1 << 20, "what exceeded the buffer");
+        assert!(
+            console.output.as_ref().unwrap().finish().bytes > 1 << 20,
+            "what exceeded the buffer"
+        );
         let mut next = connect(&path);
         serve_until(&mut console, |console, _| has_client(console));
         guest.write_all(b"next").unwrap();
