@@ -108,8 +108,17 @@ fn a_target_without_logical_units_does_not_answer() {
     let nobody = Response::Failed(ServiceResponse::BadTarget);
     for target in [0, 2, 255] {
         assert_eq!(queue.run(target, Lun::Unit(0), INQUIRY).0, nobody);
+    }
+    for target in [2, 255] {
         assert_eq!(queue.run(target, Lun::ReportLuns, REPORT_LUNS).0, nobody);
     }
+}
+
+#[test]
+fn the_first_targets_well_known_unit_is_always_there() {
+    let mut queue = Queue::new(&[(1, 0)]);
+    let (response, data) = queue.run(0, Lun::ReportLuns, REPORT_LUNS);
+    assert_eq!((response, &data[..8]), (Response::good(256 - 8), &[0; 8][..]));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use self::places::Places;
 use self::shard::{Next, Place, Shard};
 use super::address::{Lun, LunAddress};
-use super::bus::{Bus, Map, Unit};
+use super::bus::{Bus, Map, Target, Unit};
 use super::gate::{Admission, Passage};
 use super::management::{Management, Order};
 use super::{gauntlet, responders};
@@ -161,7 +161,13 @@ impl Lane {
 
     fn route(&mut self, address: LunAddress, task: Task, io: &mut IoContext) -> Submitted {
         let Some(target) = self.map.target(address.target) else {
-            return Submitted::Done(responders::no_target(task));
+            return Submitted::Done(match address {
+                // Also the initiator's way to ask without naming a target: always answered.
+                LunAddress { target: 0, lun: Lun::ReportLuns } => {
+                    responders::well_known(&Target::default(), task)
+                }
+                _ => responders::no_target(task),
+            });
         };
         let unit = match address.lun {
             Lun::ReportLuns => return Submitted::Done(responders::well_known(target, task)),
