@@ -39,6 +39,7 @@ enum Call {
     Write(u64, u64),
     Unmap(u64, u64),
     Zero(u64, u64, bool),
+    DropCached(u64, u64),
     Flush,
 }
 
@@ -105,6 +106,10 @@ impl Backend for RecorderHandle {
 
     fn flush(&self) -> io::Result<()> {
         self.0.note(Call::Flush, 0, 0).map_err(|_| bad_medium())
+    }
+
+    fn drop_cached(&self, offset: u64, len: u64) {
+        self.0.calls.lock().unwrap().push(Call::DropCached(offset, len));
     }
 
     fn provisioning(&self) -> Provisioning {
@@ -257,10 +262,27 @@ fn verify_reads_what_is_stable() {
         let (first, piece) = (512, 256 << 10);
         let expected = [
             Call::Flush,
+            Call::DropCached(first, 600 * 512),
             Call::Read(first, piece - first),
             Call::Read(piece, 600 * 512 - piece + first),
         ];
         assert_eq!(host.take(), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_read_with_fua_reads_what_is_stable() {
+    for (name, mut io) in engines() {
+        let (host, disk) = Recorder::default().disk(WriteCache::Back);
+        for (fua, before) in
+            [(false, &[][..]), (true, &[Call::Flush, Call::DropCached(1024, 1536)])]
+        {
+            let mut initiator = Initiator::new(&mut io);
+            let (_, task) = initiator.task(&transfer_16(0x88, fua, 2, 3), &[], 3 * BLOCK + 9);
+            initiator.took(disk.submit(task, &mut io));
+            initiator.drain(&mut io);
+            assert_eq!(host.take(), [before, &[Call::Read(1024, 1536)]].concat(), "{name}");
+        }
     }
 }
 

@@ -115,6 +115,10 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// What the host says; nothing can then be assumed about earlier writes.
     fn flush(&self) -> io::Result<()>;
 
+    /// Has the next read of these bytes come from the medium, as far as the host lets it: what it
+    /// caches of them and has made stable is dropped.
+    fn drop_cached(&self, _offset: u64, _len: u64) {}
+
     /// What [`Backend::unmap`] can do.
     fn provisioning(&self) -> Provisioning {
         Provisioning::default()

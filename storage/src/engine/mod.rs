@@ -254,6 +254,9 @@ impl Transfer {
         match &self.io {
             &BlockIo::Read { offset, fua } => {
                 flush_if(fua)?;
+                if fua {
+                    medium.backend().drop_cached(offset, task.data_in.len() as u64);
+                }
                 let result = medium.backend().read(offset, &mut task.data_in);
                 result.map_err(|error| self.failure(error))
             }
@@ -273,6 +276,7 @@ impl Transfer {
             }
             &BlockIo::Verify { range, compare } => {
                 flush_if(true)?;
+                medium.backend().drop_cached(range.offset, range.len);
                 compound::verify(task, medium, range, block_size, compare)
             }
         }
