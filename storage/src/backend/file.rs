@@ -106,6 +106,10 @@ impl Backend for RawFile {
         self.descriptor.flush()
     }
 
+    fn drop_cached(&self, offset: u64, len: u64) {
+        self.descriptor.drop_cached(offset, len);
+    }
+
     fn provisioning(&self) -> Provisioning {
         self.provisioning
     }

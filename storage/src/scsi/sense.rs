@@ -48,6 +48,12 @@ impl SenseCode {
     /// The logical unit is stopped until a START STOP UNIT starts it.
     pub const INITIALIZING_COMMAND_REQUIRED: SenseCode =
         SenseCode::new(SenseKey::NOT_READY, 0x04, 0x02);
+    /// What carries the data cannot be reached.
+    pub const LOGICAL_UNIT_COMMUNICATION_FAILURE: SenseCode =
+        SenseCode::new(SenseKey::ABORTED_COMMAND, 0x08, 0x00);
+    /// What carries the data does not answer in time.
+    pub const LOGICAL_UNIT_COMMUNICATION_TIME_OUT: SenseCode =
+        SenseCode::new(SenseKey::ABORTED_COMMAND, 0x08, 0x01);
     /// A write failed and will fail again.
     pub const WRITE_ERROR: SenseCode = SenseCode::new(SenseKey::MEDIUM_ERROR, 0x0c, 0x00);
     /// A read failed and will fail again.

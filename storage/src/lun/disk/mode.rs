@@ -77,19 +77,21 @@ impl Disk {
     }
 
     /// MODE SELECT with its parameter list. Nothing changes unless all of it is right. Who turns
-    /// the write cache off, or forbids writing, can rely on all that was written before.
+    /// the write cache off, or forbids writing, can rely on all that was written before, also where
+    /// it was so already: that may be from a MODE SELECT whose flush did not come to an end. The
+    /// change comes before the flush, for HEAD OF QUEUE writes that come meanwhile.
     pub(super) fn mode_selected(&self, cdb: &Cdb, list: &[u8]) -> Result<Plan, Sense> {
         let mut parameters = header(cdb).parse(list)?;
         parameters.check_descriptor(self.described())?;
         let old = self.state.now();
-        let new = parameters.try_fold(old, |state, page| selected(state, &page?))?;
-        let change = Change::between(old, new);
-        let flush =
-            change.clear.has(State::WRITE_CACHE) || change.set.has(State::SOFTWARE_WRITE_PROTECT);
+        let (new, flush) = parameters.try_fold((old, false), |(state, flush), page| {
+            let page = page?;
+            Ok::<_, Sense>((selected(state, &page)?, flush || needs_flush(&page)))
+        })?;
         if flush {
             self.refuse_after_lost_writes()?;
         }
-        Ok(Plan::Change { change, flush })
+        Ok(Plan::Change { change: Change::between(old, new), flush })
     }
 
     /// Whether commands that modify the medium are refused (WP).
@@ -110,6 +112,14 @@ fn selected(state: State, page: &Page<'_>) -> Result<State, Sense> {
             .with(State::DESCRIPTOR_SENSE, mode::descriptor_sense(page.bytes))
             .with(State::SOFTWARE_WRITE_PROTECT, mode::software_write_protect(page.bytes)),
     })
+}
+
+/// Whether `page` of a MODE SELECT turns the write cache off, or forbids writing.
+fn needs_flush(page: &Page<'_>) -> bool {
+    match page.code() {
+        Some(PageCode::CACHING) => !mode::write_cache(page.bytes),
+        _ => mode::software_write_protect(page.bytes),
+    }
 }
 
 /// A page as `state` makes it.
