@@ -5,8 +5,11 @@ use std::io::{self, Read};
 use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::time::Instant;
 
 use vmm_sys_util::signal::{self, block_signal, create_sigset};
+
+use crate::poll::{Interest, PollSet};
 
 /// A signal that somebody sent to the VMM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +65,13 @@ impl Signals {
         }
         ignore_file_size_limit();
         Ok(Signals(File::from(open(&create_sigset(&wanted)?)?)))
+    }
+
+    /// Whether there is a signal.
+    pub(crate) fn is_pending(&self) -> bool {
+        let mut set = PollSet::default();
+        let place = set.add(self, Interest::Input);
+        set.wait(Some(Instant::now())).is_ok() && set.is_ready(place)
     }
 
     /// The next signal, if there is one.
