@@ -33,6 +33,9 @@ const PART: usize = 256 << 20;
 /// Of 2 MiB each.
 const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 
+/// Bytes of a KVM slot, at most: KVM_MEM_MAX_NR_PAGES.
+pub(crate) const SLOT_MAX: u64 = ((1 << 31) - 1) * PAGE as u64;
+
 /// Guest memory could not be had.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MemoryError {
@@ -81,7 +84,7 @@ pub(crate) enum MemoryError {
     #[error("guest memory cannot be described")]
     Regions(#[from] vm_memory::GuestRegionCollectionError),
     /// KVM refused it.
-    #[error("KVM refuses the guest memory at {address:#x}")]
+    #[error("KVM refuses the guest memory at {address:#x}: give the machine less")]
     Slot {
         /// Guest physical address of the region.
         address: u64,
