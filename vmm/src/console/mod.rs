@@ -178,7 +178,10 @@ impl Console {
                     let place = set.add(&client, interest);
                     (client, place)
                 });
-                watch.listener = Some(set.add(socket, Interest::Input));
+                match socket.rests_until() {
+                    Some(instant) => set.add_deadline(instant),
+                    None => watch.listener = Some(set.add(socket, Interest::Input)),
+                }
             }
         }
         watch

@@ -12,11 +12,15 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::input::Backlog;
 
 const BUSY: &[u8] = b"vmm: this console has a client already\r\n";
+
+/// How long a client waits whom the host lacks a file descriptor for; it would be told of him all
+/// the time.
+const REST: Duration = Duration::from_secs(1);
 
 /// The socket cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +86,8 @@ pub(super) struct Socket {
     seat: Seat,
     /// Whether the client may still send.
     sends: bool,
+    /// When to accept again after the host had not what that takes.
+    rests_until: Option<Instant>,
 }
 
 impl Socket {
@@ -94,7 +100,7 @@ impl Socket {
         listener.set_nonblocking(true)?;
         let file = identity(path)?;
         let (path, seat) = (path.to_owned(), Seat::default());
-        Ok(Socket { listener, path, file, seat, sends: false })
+        Ok(Socket { listener, path, file, seat, sends: false, rests_until: None })
     }
 
     /// The client's place, for output.
@@ -123,8 +129,16 @@ impl Socket {
             }
             Err(error)
                 if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-            Err(error) => log::warn!("console: a client cannot be accepted: {error}"),
+            Err(error) => {
+                self.rests_until = Some(Instant::now() + REST);
+                log::warn!("console: a client cannot be accepted: {error}");
+            }
         }
+    }
+
+    /// Until when no client is to be accepted.
+    pub(super) fn rests_until(&self) -> Option<Instant> {
+        self.rests_until.filter(|instant| *instant > Instant::now())
     }
 
     /// Reads what the client sent; the end of its input ends input only.
