@@ -22,6 +22,15 @@ pub(crate) struct Cli {
     pub(crate) check: bool,
 }
 
+/// A command line that is none, in one line.
+pub(crate) fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    // Behind an empty line is how it is used.
+    let lines: Vec<&str> =
+        text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+    format!("{}; see --help", lines.join(" "))
+}
+
 const MORE: &str = "\
 Exit status:
   0  the guest powered off, or rebooted where on_reboot = \"exit\"; nothing wrong (--check)
@@ -77,6 +86,12 @@ mod tests {
         for arguments in bad {
             assert_eq!(parse(arguments).unwrap_err().exit_code(), 2, "{arguments:?}");
         }
+        let line = |arguments| one_line(&parse(arguments).unwrap_err());
+        let missing = "error: the following required arguments were not provided: --config <FILE>; \
+                       see --help";
+        assert_eq!(line(&[]), missing);
+        let unknown = "error: unexpected argument 'prob' found; see --help";
+        assert_eq!(line(&["prob", "/dev/sg0"]), unknown);
     }
 
     #[test]

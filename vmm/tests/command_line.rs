@@ -95,7 +95,9 @@ fn help_and_version_are_exit_0() {
 #[test]
 fn a_bad_command_line_is_exit_2() {
     for arguments in [&[][..], &["--nonsense"], &["guest.toml"], &["--check"]] {
-        assert_eq!(vmm(arguments).status.code(), Some(2), "{arguments:?}");
+        let output = vmm(arguments);
+        let said = text(&output.stderr);
+        assert_eq!((output.status.code(), said.lines().count()), (Some(2), 1), "{said}");
     }
 }
 

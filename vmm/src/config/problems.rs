@@ -5,9 +5,12 @@
 use std::fmt;
 use std::path::Path;
 
+/// How many problems are told at most.
+const MOST: usize = 50;
+
 /// Every problem of one configuration, in the order of their places.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .0.join("\n"))]
+#[error("{}", told(.0))]
 pub(crate) struct Diagnostics(Vec<String>);
 
 impl Diagnostics {
@@ -21,6 +24,16 @@ impl Diagnostics {
     #[cfg(test)]
     pub(crate) fn lines(&self) -> &[String] {
         &self.0
+    }
+}
+
+/// The first of `lines`, and how many there are besides.
+fn told(lines: &[String]) -> String {
+    match lines.split_at_checked(MOST) {
+        Some((first, more)) if !more.is_empty() => {
+            format!("{}\nand {} more problems", first.join("\n"), more.len())
+        }
+        _ => lines.join("\n"),
     }
 }
 
@@ -99,7 +112,10 @@ impl<'a> Problems<'a> {
             let (line, column) = self.position(*at);
             one_line(&format!("{}:{line}:{column}: {problem}", self.file.display()))
         });
-        Diagnostics(lines.chain(self.of_host.iter().map(|problem| one_line(problem))).collect())
+        let of_host = self.of_host.iter().map(|problem| one_line(problem));
+        let mut lines: Vec<String> = lines.chain(of_host).collect();
+        lines.dedup();
+        Diagnostics(lines)
     }
 }
 
@@ -131,6 +147,18 @@ mod tests {
             let problems = Problems::new(Path::new(""), text);
             assert_eq!(problems.position(at), place, "{text:?} {at}");
         }
+    }
+
+    #[test]
+    fn what_is_told_is_told_once_and_bounded() {
+        let mut problems = Problems::new(Path::new("f"), "");
+        let refusal = Refusal::new("bad", "no");
+        (0..99).for_each(|number| problems.report(0, number / 2, &refusal));
+        assert_eq!(problems.into_diagnostics().lines().len(), 50);
+        let mut problems = Problems::new(Path::new("f"), "");
+        (0..60).for_each(|number| problems.report(number, number, &refusal));
+        let told = problems.into_diagnostics().to_string();
+        assert_eq!((told.lines().count(), told.lines().last()), (51, Some("and 10 more problems")));
     }
 
     #[test]
