@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+use crate::printable::printable;
+
 /// Boots a guest whose only storage is virtio-scsi from one TOML file.
 ///
 /// The guest runs in the foreground, with its serial console on stdio unless the file says
@@ -28,7 +30,7 @@ pub(crate) fn one_line(error: &clap::Error) -> String {
     // Behind an empty line is how it is used.
     let lines: Vec<&str> =
         text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
-    format!("{}; see --help", lines.join(" "))
+    printable(&format!("{}; see --help", lines.join(" ")))
 }
 
 const MORE: &str = "\

@@ -22,6 +22,7 @@ mod machine;
 mod memory;
 mod output;
 mod poll;
+mod printable;
 mod signals;
 mod spec;
 mod vcpu;

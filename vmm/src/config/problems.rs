@@ -5,6 +5,8 @@
 use std::fmt;
 use std::path::Path;
 
+use crate::printable::printable;
+
 /// How many problems are told at most.
 const MOST: usize = 50;
 
@@ -16,7 +18,7 @@ pub(crate) struct Diagnostics(Vec<String>);
 impl Diagnostics {
     /// A problem that concerns the file as a whole.
     pub(super) fn of_file(file: &Path, refusal: &Refusal) -> Diagnostics {
-        Diagnostics(vec![one_line(&format!("{}: {refusal}", file.display()))])
+        Diagnostics(vec![printable(&format!("{}: {refusal}", file.display()))])
     }
 
     /// The problems, one line each, without line ends: `guest.toml:12:9: what: why; what to do`,
@@ -110,23 +112,13 @@ impl<'a> Problems<'a> {
         self.found.sort_by_key(|(at, _)| *at);
         let lines = self.found.iter().map(|(at, problem)| {
             let (line, column) = self.position(*at);
-            one_line(&format!("{}:{line}:{column}: {problem}", self.file.display()))
+            printable(&format!("{}:{line}:{column}: {problem}", self.file.display()))
         });
-        let of_host = self.of_host.iter().map(|problem| one_line(problem));
+        let of_host = self.of_host.iter().map(|problem| printable(problem));
         let mut lines: Vec<String> = lines.chain(of_host).collect();
         lines.dedup();
         Diagnostics(lines)
     }
-}
-
-/// `text` without control characters: names from the file must reach neither the terminal nor
-/// another line.
-fn one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
-    }
-    line
 }
 
 #[cfg(test)]
@@ -162,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_is_one_line() {
+    fn a_problem_is_printable() {
         let mut problems = Problems::new(Path::new("a\nb"), "");
         problems.report(0, "x\u{1b}[2J", &Refusal::new("bad\r", "é"));
         assert_eq!(problems.into_diagnostics().lines(), ["a\\nb:1:1: x\\u{1b}[2J: bad\\r; é"]);
