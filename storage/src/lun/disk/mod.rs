@@ -206,11 +206,8 @@ impl Disk {
         if medium == opcode::Medium::Accessed {
             return Ok(());
         }
-        if self.read_only {
-            return Err(SenseCode::WRITE_PROTECTED.into());
-        }
-        match self.state.now().has(State::SOFTWARE_WRITE_PROTECT) {
-            true => Err(SenseCode::LOGICAL_UNIT_SOFTWARE_WRITE_PROTECTED.into()),
+        match self.is_write_protected() {
+            true => Err(SenseCode::WRITE_PROTECTED.into()),
             false => Ok(()),
         }
     }

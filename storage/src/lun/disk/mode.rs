@@ -116,7 +116,7 @@ impl Disk {
     }
 
     /// Whether commands that modify the medium are refused (WP).
-    fn is_write_protected(&self) -> bool {
+    pub(super) fn is_write_protected(&self) -> bool {
         self.read_only || self.state.now().has(State::SOFTWARE_WRITE_PROTECT)
     }
 }

@@ -96,7 +96,7 @@ fn the_initiator_can_forbid_itself_to_write() {
     let disk = disk_of(1000);
     assert!(flushes(&select(&disk, &[(CONTROL + 4, 0x08)])));
     let write = [0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0];
-    let protected = refused(SenseCode::LOGICAL_UNIT_SOFTWARE_WRITE_PROTECTED);
+    let protected = refused(SenseCode::WRITE_PROTECTED);
     assert_eq!(plan_of(&disk, &write), protected);
     assert!(plan_of(&disk, &[0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0]).is_ok());
     assert_eq!(sense(&disk, 0)[2], 0x90);
