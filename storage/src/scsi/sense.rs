@@ -102,9 +102,6 @@ impl SenseCode {
     /// The initiator was gone.
     pub const I_T_NEXUS_LOSS_OCCURRED: SenseCode =
         SenseCode::new(SenseKey::UNIT_ATTENTION, 0x29, 0x07);
-    /// Another initiator changed a mode page.
-    pub const MODE_PARAMETERS_CHANGED: SenseCode =
-        SenseCode::new(SenseKey::UNIT_ATTENTION, 0x2a, 0x01);
     /// The number of blocks changed.
     pub const CAPACITY_DATA_HAS_CHANGED: SenseCode =
         SenseCode::new(SenseKey::UNIT_ATTENTION, 0x2a, 0x09);

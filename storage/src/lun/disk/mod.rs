@@ -280,10 +280,6 @@ impl LogicalUnit for Disk {
         self.state.now().has(State::DESCRIPTOR_SENSE)
     }
 
-    fn mode_changes(&self) -> u32 {
-        self.state.mode_changes()
-    }
-
     fn flush(&self) -> std::io::Result<()> {
         self.medium.flush()
     }

@@ -115,15 +115,6 @@ fn the_initiator_can_choose_the_format_of_sense_data() {
 }
 
 #[test]
-fn only_a_page_that_becomes_another_counts_as_changed() {
-    let disk = disk_of(8);
-    select(&disk, &[]).unwrap();
-    assert_eq!(disk.mode_changes(), 0);
-    select(&disk, &[(CACHING + 2, 0)]).unwrap();
-    assert_eq!(disk.mode_changes(), 1);
-}
-
-#[test]
 fn a_wrong_list_changes_nothing() {
     let disk = disk_of(8);
     let wrong = select(&disk, &[(CACHING + 2, 0), (CONTROL + 3, 0)]);
