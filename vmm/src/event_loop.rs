@@ -4,6 +4,7 @@
 //! is a matter of one life of the guest: a loop sees one machine, or waits for the next one.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use crate::console::Console;
@@ -11,6 +12,9 @@ use crate::exit::Exit;
 use crate::machine::Machine;
 use crate::poll::{Interest, PollSet};
 use crate::signals::{Signal, Signals};
+
+/// The keys that end the VMM.
+const KEYS: &str = "Ctrl-A X";
 
 /// Why the loop ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +68,7 @@ pub(crate) fn run(
             return ended(End::Guest(exit));
         }
         if front.console.serve(&set, &console, |bytes| machine.serial().enqueue(bytes)) {
-            return ended(End::Forced("Ctrl-A X".into()));
+            return ended(End::Forced(KEYS.into()));
         }
         if let Some(stop) = stop.as_ref().filter(|stop| stop.deadline <= Instant::now()) {
             let why = format!("stop_timeout, {stop_timeout:?} after {}", stop.by);
@@ -93,33 +97,56 @@ struct Stop {
 
 impl Stop {
     fn begin(signal: Signal, machine: &Machine, timeout: Duration) -> Stop {
-        log::info!("{}: the guest is asked to power off, and has {timeout:?}", signal.name);
+        // A time that no clock reaches is one that never ends.
+        const LONG: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+        let deadline = Instant::now() + timeout.min(LONG);
         if let Err(error) = machine.press_power_button() {
             log::error!("the power button cannot be pressed: {error}");
         }
-        // A time that no clock reaches is one that never ends.
-        const LONG: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-        Stop { by: signal.name, deadline: Instant::now() + timeout.min(LONG) }
+        log::info!("{}: the guest is asked to power off, and has {timeout:?}", signal.name);
+        Stop { by: signal.name, deadline }
     }
 }
 
-/// Waits for `pause` while there is no machine. Returns whether the VMM is to end.
+/// What ended a wait while there was no machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Idle {
+    /// What was waited for.
+    Done,
+    /// Somebody wants the VMM to end: who.
+    Asked(String),
+    /// The deadline.
+    Late,
+}
+
+/// Waits while there is no machine, for `job` to hang up or until `deadline`.
 ///
 /// # Errors
 /// When the host refuses to wait.
-pub(crate) fn pause(front: &mut Front, pause: Duration) -> io::Result<bool> {
-    let deadline = Instant::now() + pause;
+pub(crate) fn idle(
+    front: &mut Front,
+    job: Option<&impl AsRawFd>,
+    deadline: Option<Instant>,
+) -> io::Result<Idle> {
     loop {
         let mut set = PollSet::default();
+        let done = job.map(|job| set.add(job, Interest::HangUp));
         let signal = set.add(&front.signals, Interest::Input);
         let console = front.console.watch(&mut set);
-        set.wait(Some(deadline))?;
-        let quit = front.console.serve(&set, &console, |_| 0);
-        if quit || set.is_ready(signal) && front.signals.next()?.is_some() {
-            return Ok(true);
+        set.wait(deadline)?;
+        if done.is_some_and(|done| set.is_ready(done)) {
+            return Ok(Idle::Done);
         }
-        if deadline <= Instant::now() {
-            return Ok(false);
+        if front.console.serve(&set, &console, |_| 0) {
+            return Ok(Idle::Asked(KEYS.into()));
+        }
+        if set.is_ready(signal)
+            && let Some(signal) = front.signals.next()?
+        {
+            return Ok(Idle::Asked(signal.name.into()));
+        }
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Ok(Idle::Late);
         }
     }
 }

@@ -8,6 +8,7 @@
 //! specifications; in between, every logical unit sees a hard reset.
 
 use std::io;
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,15 +17,20 @@ use storage::engine::Pool;
 
 use crate::build::{self, BuildError, FlushError, Hba};
 use crate::console::{Console, ConsoleError};
-use crate::event_loop::{self, End, Front, Life};
+use crate::event_loop::{self, End, Front, Idle, Life};
 use crate::exit::Exit;
+use crate::job::Job;
 use crate::kernel::{BootError, BootFiles};
+use crate::logger;
 use crate::machine::{self, Machine, MachineError};
 use crate::signals::Signals;
 use crate::spec::{GuestSpec, MachineSpec, OnCrash, OnReboot};
 
 /// Threads for image I/O that cannot go by ring, shared by all controllers.
 const POOL_THREADS: usize = 8;
+
+/// How long the disks have to finish once the end is forced.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// The guest cannot be made ready to run.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +72,14 @@ pub(crate) enum RunError {
     /// What it wrote may be lost.
     #[error(transparent)]
     Flush(#[from] FlushError),
+    /// A disk does not finish.
+    #[error("{by}: gave up waiting for {what}: what the guest wrote may be lost")]
+    GaveUp {
+        /// Who did not want to wait longer.
+        by: String,
+        /// What was waited for.
+        what: &'static str,
+    },
 }
 
 fn host(what: &'static str) -> impl Fn(io::Error) -> StartError {
@@ -81,6 +95,8 @@ pub(crate) struct Guest<'a> {
     hbas: Vec<Hba>,
     pool: Arc<Pool>,
     front: Front,
+    /// When the disks have to have finished, once the end is forced.
+    deadline: Option<Instant>,
 }
 
 /// A guest that is ready to run.
@@ -97,16 +113,20 @@ impl<'a> Guest<'a> {
     /// [`StartError`] says what cannot be had.
     pub(crate) fn prepare(spec: &'a GuestSpec) -> Result<Ready<'a>, StartError> {
         let signals = Signals::new().map_err(host("to receive signals"))?;
+        // Signals are for this thread alone by now.
+        logger::detach().map_err(host("a thread for the log"))?;
         let mut guest = Guest {
             spec,
             boot: BootFiles::open(&spec.boot)?,
             kvm: machine::open_kvm()?,
             hbas: build::open(&spec.controllers)?,
             pool: Pool::new(POOL_THREADS),
-            front: Front { signals, console: Console::open(&spec.serial)? },
+            front: Front { signals, console: Console::new(&spec.serial)? },
+            deadline: None,
         };
         let machine = guest.build()?;
-        // Whatever else there is to complain of has been.
+        // Whatever else there is to complain of has been: nothing was changed till now.
+        guest.front.console.open(&spec.serial)?;
         guest.front.console.take_terminal().map_err(host("to set the terminal up"))?;
         Ok(Ready { guest, machine })
     }
@@ -123,52 +143,133 @@ impl<'a> Guest<'a> {
         Ok(machine)
     }
 
-    /// All lives, the first of them in `machine`; returns how the last one ended.
-    fn lives(&mut self, mut machine: Machine) -> Result<End, RunError> {
+    /// All lives, the first of them in `machine`; returns how the last one ended, nothing if it was
+    /// made to, and leaves no machine.
+    fn lives(&mut self, mut machine: Machine) -> Result<Option<Exit>, RunError> {
         let mut crashes = Crashes::default();
         loop {
             let start = Instant::now();
-            let Life { end, asked } = self.live(machine)?;
-            let pause = match restart(&self.spec.machine, &end) {
-                // Whoever wants the guest to end does not want it to begin again.
-                Some(_) if asked => return Ok(end),
-                None => return Ok(end),
-                Some(Why::Reset) => Duration::ZERO,
-                Some(Why::Crash) => crashes.pause(start.elapsed()),
+            let life = self.live(&mut machine);
+            let why = life.as_ref().ok().and_then(|life| restart(&self.spec.machine, life));
+            let (Ok(Life { end, .. }), Some(why)) = (&life, why) else {
+                self.front.console.give_terminal_back();
+                let exit = life.map(|life| self.tell(life.end));
+                let drained = self.drain(machine);
+                return exit.and_then(|exit| drained.map(|()| exit));
             };
-            announce(&end, pause);
-            if event_loop::pause(&mut self.front, pause)? {
-                return Ok(end);
+            let pause = match why {
+                Why::Reset => Duration::ZERO,
+                Why::Crash => crashes.pause(start.elapsed()),
+            };
+            announce(end, pause);
+            self.drain(machine)?;
+            if self.deadline.is_some() || self.is_ended_within(pause)? {
+                return Ok(None);
             }
             self.hbas.iter().for_each(Hba::hard_reset);
             machine = self.build()?;
         }
     }
 
-    /// One life. Nothing of the machine is left when this returns.
-    fn live(&mut self, mut machine: Machine) -> Result<Life, RunError> {
+    fn live(&mut self, machine: &mut Machine) -> Result<Life, RunError> {
         machine.start()?;
-        Ok(event_loop::run(&mut self.front, &machine, self.spec.machine.stop_timeout)?)
+        Ok(event_loop::run(&mut self.front, machine, self.spec.machine.stop_timeout)?)
+    }
+
+    /// Waits for `pause` before the next life, or until the VMM is to end: which.
+    fn is_ended_within(&mut self, pause: Duration) -> io::Result<bool> {
+        let until = Some(Instant::now() + pause);
+        let idle = event_loop::idle(&mut self.front, None::<&Job<()>>, until)?;
+        if let Idle::Asked(by) = &idle {
+            self.force(by);
+        }
+        Ok(idle != Idle::Late)
+    }
+
+    /// Ends a machine. Nothing is left of it when this returns without an error.
+    fn drain(&mut self, machine: Machine) -> Result<(), RunError> {
+        let drained = self.wait_for("disks to carry out their last commands", || drop(machine));
+        if drained.is_err() {
+            // Whoever is the last to have these waits for the disks too.
+            mem::forget((mem::take(&mut self.hbas), Arc::clone(&self.pool)));
+        }
+        drained
+    }
+
+    /// Makes everything stable that was written, and closes the disks.
+    fn close(&mut self) -> Result<(), RunError> {
+        let hbas = mem::take(&mut self.hbas);
+        if hbas.is_empty() {
+            // They were given up.
+            return Ok(());
+        }
+        Ok(self.wait_for("disks to be flushed and closed", move || build::flush(&hbas))??)
+    }
+
+    /// Waits for `work` of the disks until it is done, or somebody does not want to wait longer.
+    fn wait_for<T: Send + 'static>(
+        &mut self,
+        what: &'static str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, RunError> {
+        let job = Job::start(work)?;
+        loop {
+            let by = match event_loop::idle(&mut self.front, Some(&job), self.deadline)? {
+                Idle::Done => return Ok(job.result()),
+                Idle::Asked(by) if self.deadline.is_none() => {
+                    self.force(&by);
+                    continue;
+                }
+                Idle::Asked(by) => by,
+                Idle::Late => format!("{GRACE:?} have passed"),
+            };
+            return Err(RunError::GaveUp { by, what });
+        }
+    }
+
+    /// Tells how the last life ended.
+    fn tell(&mut self, end: End) -> Option<Exit> {
+        match &end {
+            End::Guest(Exit::PowerOff) => log::info!("the guest powered off"),
+            End::Guest(Exit::Reset) => log::info!("the guest reset, and is not started again"),
+            End::Guest(Exit::Crash(what)) => log::error!("the guest crashed: {what}"),
+            End::Guest(Exit::Failure(what)) => log::error!("{what}"),
+            End::Forced(by) => self.force(by),
+        }
+        match end {
+            End::Guest(exit) => Some(exit),
+            End::Forced(_) => None,
+        }
+    }
+
+    /// Begins an end that does not wait for ever.
+    fn force(&mut self, by: &str) {
+        self.deadline = Some(Instant::now() + GRACE);
+        self.front.console.give_terminal_back();
+        log::warn!(
+            "ended by {by}; the disks have {GRACE:?} to finish, and a further signal gives them up"
+        );
     }
 }
 
 impl Ready<'_> {
     /// Runs the guest from life to life, until its end is that of the VMM too. By then all of its
     /// output and all that it wrote to its disks is where it belongs, and the terminal is as it
-    /// was.
+    /// was. Returns how the guest ended, nothing if it was made to.
     ///
     /// # Errors
     /// [`RunError`]
-    pub(crate) fn run(self) -> Result<End, RunError> {
+    pub(crate) fn run(self) -> Result<Option<Exit>, RunError> {
         let Ready { mut guest, machine } = self;
-        let end = guest.lives(machine);
-        // Before all that may take its time.
+        let exit = guest.lives(machine);
+        // In whatever way that ended, and before all that may take its time.
         guest.front.console.give_terminal_back();
-        let flushed = build::flush(&guest.hbas);
+        let closed = guest.close();
         guest.front.console.finish();
-        let end = end?;
-        flushed?;
-        Ok(end)
+        if let (Err(_), Err(lost)) = (&exit, &closed) {
+            log::error!("{}", crate::chain(lost));
+        }
+        exit.and_then(|exit| closed.map(|()| exit))
     }
 }
 
@@ -179,9 +280,11 @@ enum Why {
     Crash,
 }
 
-/// Whether a guest starts again whose life ended so.
-fn restart(spec: &MachineSpec, end: &End) -> Option<Why> {
-    match end {
+/// Whether a guest starts again after such a life. Whoever wants it to end does not want it to
+/// begin again.
+fn restart(spec: &MachineSpec, life: &Life) -> Option<Why> {
+    match life.end {
+        _ if life.asked => None,
         End::Guest(Exit::Reset) => (spec.on_reboot == OnReboot::Restart).then_some(Why::Reset),
         End::Guest(Exit::Crash(_)) => (spec.on_crash == OnCrash::Restart).then_some(Why::Crash),
         End::Guest(Exit::PowerOff | Exit::Failure(_)) | End::Forced(_) => None,

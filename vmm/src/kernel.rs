@@ -155,7 +155,7 @@ impl BootFile {
         let read = self.at(0)?.take(boot::HEAD as u64).read_to_end(&mut head);
         read.map_err(|source| self.unreadable(source))?;
         match boot::probe(&head).map_err(|why| self.not_bootable(why))? {
-            Form::BzImage(header) => Ok(Kernel::bzimage(*header)),
+            Form::BzImage(header) => Ok(Kernel::bzimage(*header, self.len()?)),
             Form::Elf(header) => self.look_at_elf(header),
         }
     }
@@ -246,9 +246,10 @@ struct Kernel {
 }
 
 impl Kernel {
-    fn bzimage(header: setup_header) -> Kernel {
+    /// One whose file has `len` bytes.
+    fn bzimage(header: setup_header, len: u64) -> Kernel {
         let needs = Needs {
-            end: linux::kernel_footprint(&header).end(),
+            end: linux::kernel_footprint(&header, len).end(),
             initramfs_limit: u64::from(header.initrd_addr_max) + 1,
             cmdline_max: u64::from(header.cmdline_size).min(layout::CMDLINE.size - 1),
         };
@@ -410,6 +411,14 @@ pub(crate) mod tests {
         let mut rsdp = [0; 8];
         read(layout::ACPI.base, &mut rsdp).unwrap();
         assert_eq!(&rsdp, b"RSD PTR ");
+    }
+
+    #[test]
+    fn a_kernel_takes_the_memory_that_its_file_is_loaded_to() {
+        let kernel = bzimage(&[0xf4]);
+        kernel.as_file().set_len(20 * MIB).unwrap();
+        let error = try_load(&spec(&kernel)).unwrap_err().to_string();
+        assert!(error.contains("no room for this kernel: give it 21 MiB"), "{error}");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! A guest can provoke some of the lines as often as it likes, and must not fill a disk with
 //! them: each place in the code that logs has a budget of lines that refills slowly, and what
-//! exceeds it is only counted.
+//! exceeds it is only counted. Nor may a reader who does not read hold anybody up: once the VMM
+//! is made to run a guest, a thread writes the lines.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use crate::console;
+use crate::output::Output;
 
 /// Lines that a place may log at once.
 const BURST: u32 = 10;
@@ -27,6 +29,7 @@ type Place = (Option<&'static str>, Option<u32>);
 #[derive(Default)]
 struct Logger {
     guest: OnceLock<String>,
+    output: OnceLock<Output>,
     budgets: Mutex<HashMap<Place, Budget>>,
 }
 
@@ -75,6 +78,23 @@ pub(crate) fn name_guest(name: &str) {
     LOGGER.get_or_init(Logger::default).guest.get_or_init(|| name.to_owned());
 }
 
+/// Has a thread write the lines from now on, so that nobody waits for their reader. The thread
+/// takes no signal that its starter does not take.
+///
+/// # Errors
+/// When the host cannot start a thread.
+pub(crate) fn detach() -> io::Result<()> {
+    let output = Output::new("log", io::stderr())?;
+    LOGGER.get_or_init(Logger::default).output.get_or_init(|| output);
+    Ok(())
+}
+
+/// Waits until all lines are written, or their reader has taken nothing for a while.
+pub(crate) fn finish() {
+    // Of lines that are lost there is nobody to be told.
+    LOGGER.get().and_then(|logger| logger.output.get()).map(Output::finish);
+}
+
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.level() <= log::max_level()
@@ -87,8 +107,12 @@ impl Log for Logger {
         let Some(suppressed) = self.budget(record) else { return };
         let line = line(self.guest.get().map(String::as_str), record, suppressed);
         let end = if console::is_raw() { "\r\n" } else { "\n" };
+        let line = format!("{line}{end}");
         // A log that cannot be written has nowhere to be reported.
-        let _ = io::stderr().write_all(format!("{line}{end}").as_bytes());
+        let _ = match self.output.get() {
+            Some(output) => output.writer().write_all(line.as_bytes()),
+            None => io::stderr().write_all(line.as_bytes()),
+        };
     }
 
     fn flush(&self) {}

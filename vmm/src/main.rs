@@ -14,11 +14,13 @@ mod exit;
 mod guest;
 mod host;
 mod irq;
+mod job;
 mod kernel;
 mod limits;
 mod logger;
 mod machine;
 mod memory;
+mod output;
 mod poll;
 mod signals;
 mod spec;
@@ -31,7 +33,6 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::cli::Cli;
-use crate::event_loop::End;
 use crate::exit::Exit;
 use crate::guest::{Guest, Ready};
 use crate::host::Host;
@@ -57,36 +58,21 @@ fn main() -> ExitCode {
     if let Err(error) = limits::raise_open_files() {
         log::warn!("the limit of open files stays as it is: {error}");
     }
-    match Guest::prepare(&spec).map(Ready::run) {
-        Ok(Ok(end)) => conclude(end),
+    let status = match Guest::prepare(&spec).map(Ready::run) {
+        Ok(Ok(exit)) => status(exit.as_ref()),
         Ok(Err(error)) => fail(&error, FAILED),
         Err(error) => fail(&error, NOT_STARTED),
-    }
+    };
+    logger::finish();
+    status
 }
 
-/// Tells how the guest ended, and gives the exit status.
-fn conclude(end: End) -> ExitCode {
-    match end {
-        End::Guest(Exit::PowerOff) => {
-            log::info!("the guest powered off");
-            ExitCode::SUCCESS
-        }
-        End::Guest(Exit::Reset) => {
-            log::info!("the guest reset, and is not started again");
-            ExitCode::SUCCESS
-        }
-        End::Guest(Exit::Crash(what)) => {
-            log::error!("the guest crashed: {what}");
-            CRASHED.into()
-        }
-        End::Guest(Exit::Failure(what)) => {
-            log::error!("{what}");
-            FAILED.into()
-        }
-        End::Forced(by) => {
-            log::warn!("ended by {by} while the guest was running");
-            FAILED.into()
-        }
+/// The exit status after a guest that ended so, or was made to.
+fn status(exit: Option<&Exit>) -> ExitCode {
+    match exit {
+        Some(Exit::PowerOff | Exit::Reset) => ExitCode::SUCCESS,
+        Some(Exit::Crash(_)) => CRASHED.into(),
+        Some(Exit::Failure(_)) | None => FAILED.into(),
     }
 }
 

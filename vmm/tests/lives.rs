@@ -3,17 +3,20 @@
 mod common;
 
 use std::fs;
-use std::io::{BufReader, Write};
+use std::io::{self, BufReader, PipeReader, PipeWriter, Write};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use arch::layout;
+use nix::fcntl::{FcntlArg::F_SETFL, OFlag, fcntl};
 use nix::sys::signal::Signal;
-use tests::seccomp::fail;
+use tests::seccomp::{fail, stall};
 use tests::terminal::Terminal;
 use tests::tiny::{SPIN, WAIT_FOR_INPUT, out};
 
-use common::{Guest, Process, end, power_off, reset, send, stderr, wait_for_byte, wait_for_line};
+use common::{
+    Guest, LIMIT, Process, end, power_off, reset, send, stderr, wait_for_byte, wait_for_line,
+};
 
 /// An invalid opcode, with nobody to handle it.
 const TRIPLE_FAULT: [u8; 2] = [0x0f, 0x0b];
@@ -146,8 +149,8 @@ fn a_crash_starts_the_guest_again_after_a_pause_where_it_is_told_to() {
     wait_for_line(&mut stderr, "the guest crashed, and starts again in 2s: vcpu-0: triple fault");
     // Nobody has to wait for the next life to end it all.
     send(&child, Signal::SIGTERM);
-    wait_for_line(&mut stderr, "error: the guest crashed: vcpu-0: triple fault");
-    assert_eq!(end(child).0, Some(3));
+    wait_for_line(&mut stderr, "ended by SIGTERM");
+    assert_eq!(end(child).0, Some(1));
 }
 
 #[test]
@@ -247,6 +250,70 @@ fn a_guest_that_does_not_power_off_in_its_time_is_ended() {
     assert_eq!(terminal.mode().unwrap(), cooked);
 }
 
+/// A pipe that nobody reads and that takes nothing more: the end to keep, and the end to write to.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = io::pipe().unwrap();
+    fcntl(&writer, F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    while writer.write(&[b'x'; 4096]).is_ok() {}
+    fcntl(&writer, F_SETFL(OFlag::empty())).unwrap();
+    (reader, writer)
+}
+
+#[test]
+fn a_standard_error_that_nobody_reads_holds_up_neither_the_guest_nor_the_end() {
+    // Each of these logs a line.
+    let warnings = out(layout::PVPANIC, 2).repeat(5);
+    let code = [&warnings[..], &out(layout::COM1, b'x'), &SPIN].concat();
+    let Some(guest) = Guest::with(&code, "stop_timeout = \"1s\"") else { return };
+    let (_reader, writer) = full_pipe();
+    let mut command = guest.command();
+    let mut child =
+        Process::start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(writer));
+    wait_for_byte(child.stdout.as_mut().unwrap(), b'x');
+    send(&child, Signal::SIGTERM);
+    assert_eq!(end(child).0, Some(1));
+}
+
+/// What the program does at its end: stops a vCPU, flushes a disk.
+const ENDS: [(libc::c_long, &str); 2] = [
+    (libc::SYS_tgkill, "gave up waiting for disks to carry out their last commands"),
+    (libc::SYS_fdatasync, "gave up waiting for disks to be flushed and closed"),
+];
+
+#[test]
+fn a_disk_that_hangs_is_told_of_and_given_up_at_the_next_signal() {
+    for (call, _) in ENDS {
+        let Some(guest) = Guest::new(&SPIN) else { return };
+        let mut terminal = Terminal::new().unwrap();
+        let cooked = terminal.mode().unwrap();
+        let mut command = guest.command();
+        terminal.attach(stall(&mut command, call)).unwrap();
+        let mut child = Process::start(&mut command);
+        terminal.wait_for_raw_mode(LIMIT).unwrap();
+        terminal.type_keys(b"\x01x").unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        wait_for_line(&mut stderr, "ended by Ctrl-A X; the disks have 10s");
+        assert_eq!(terminal.mode().unwrap(), cooked);
+        send(&child, Signal::SIGTERM);
+        wait_for_line(&mut stderr, "SIGTERM: gave up waiting for disks to ");
+        assert_eq!(end(child).0, Some(1));
+    }
+}
+
+#[test]
+fn a_disk_that_hangs_is_given_up_in_time_once_the_end_is_forced() {
+    for (call, given_up) in ENDS {
+        // It hangs when the guest powers off, too, but then only a signal sets it a time.
+        let Some(guest) = Guest::new(&power_off()) else { return };
+        let mut child = Process::start(stall(&mut guest.command(), call).stdin(Stdio::null()));
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        wait_for_line(&mut stderr, "the guest powered off");
+        send(&child, Signal::SIGTERM);
+        wait_for_line(&mut stderr, &format!("10s have passed: {given_up}"));
+        assert_eq!(end(child).0, Some(1));
+    }
+}
+
 #[test]
 fn every_disk_is_flushed_on_every_way_out() {
     for (code, signals) in [
@@ -266,5 +333,7 @@ fn every_disk_is_flushed_on_every_way_out() {
         assert_eq!(status, Some(1), "{stderr}");
         let lost = "scsi0: what the guest wrote may be lost: target 0 lun 0";
         assert!(stderr.contains(lost), "{stderr}");
+        // How it ended is told all the same.
+        assert!(stderr.contains("the guest ") || stderr.contains("ended by"), "{stderr}");
     }
 }

@@ -4,7 +4,8 @@ mod common;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Stdio;
 use std::thread;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use arch::layout;
 use nix::sys::signal::Signal;
+use tests::seccomp::fail;
 use tests::terminal::Terminal;
 use tests::tiny::{ECHO, SPIN, WAIT_FOR_INPUT, out, repeat};
 
@@ -54,6 +56,25 @@ fn the_file_gets_the_output_of_every_run() {
         let output = guest.run();
         assert_eq!((output.status.code(), output.stdout.len()), (Some(0), 0));
         assert_eq!(fs::read_to_string(guest.path("console.log")).unwrap(), expected);
+    }
+}
+
+#[test]
+fn a_guest_that_cannot_start_leaves_file_and_socket_as_they_were() {
+    for console in [FILE, SOCKET] {
+        let prealloc = format!("memory_backing = \"prealloc\"\n{console}");
+        let Some(guest) = Guest::with(&SPIN, &prealloc) else { return };
+        // Of a process that is gone.
+        drop(UnixListener::bind(guest.path("console.sock")).unwrap());
+        let socket = fs::metadata(guest.path("console.sock")).unwrap().ino();
+        let mut command = guest.command();
+        // The memory cannot be had.
+        fail(&mut command, libc::SYS_madvise, libc::ENOMEM);
+        let (status, stderr) = end(Process::start(command.stdin(Stdio::null())));
+        assert_eq!(status, Some(2), "{stderr}");
+        assert!(stderr.contains("give the machine less"), "{stderr}");
+        assert!(!guest.path("console.log").exists());
+        assert_eq!(fs::metadata(guest.path("console.sock")).unwrap().ino(), socket);
     }
 }
 

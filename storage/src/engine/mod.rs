@@ -296,6 +296,7 @@ impl Transfer {
     fn failure(&self, error: io::Error) -> Failure {
         let moved = u64::from(self.len.saturating_sub(self.task.buffer_len()));
         match self.io {
+            _ if error.raw_os_error() == Some(libc::ECANCELED) => Failure::Aborted,
             BlockIo::Read { offset, .. } => Failure::Read { error, at: offset + moved },
             BlockIo::Write { offset, .. } => Failure::Write { error, at: offset + moved },
             _ => Failure::Flush(error),

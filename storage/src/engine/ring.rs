@@ -132,11 +132,14 @@ impl Ring {
     pub(super) fn cancel_aborted(&mut self) {
         for index in 0..self.ops.len() {
             let Some(Some(op)) = self.ops.get_mut(index) else { continue };
-            if op.transfer.task.is_aborted() && !std::mem::replace(&mut op.cancelled, true) {
-                let entry = opcode::AsyncCancel::new(index as u64).build();
-                if let Err(error) = self.push(&entry.user_data(CANCEL)) {
-                    log::warn!("an aborted transfer is not cancelled: {error}");
-                }
+            if op.cancelled || !op.transfer.task.is_aborted() {
+                continue;
+            }
+            op.cancelled = true;
+            let entry = opcode::AsyncCancel::new(index as u64).build();
+            if let Err(error) = self.push(&entry.user_data(CANCEL)) {
+                // It ends by itself, and no further step of it is begun.
+                log::warn!("an aborted transfer is not cancelled: {error}");
             }
         }
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use arch::boot;
 use arch::layout::Layout;
 
+use super::claims::Claims;
 use super::problems::{Problems, Refusal};
 use super::tree::{Field, Placed, Table};
 use super::{files, values};
@@ -64,6 +65,19 @@ impl Boot {
             initramfs: initramfs.optional(),
             cmdline: cmdline.or_at(table.at(), CMDLINE_DEFAULT.to_owned()),
         })
+    }
+
+    /// Claims what is read.
+    pub(super) fn claim(&self, claims: &mut Claims, problems: &Problems<'_>) {
+        let mut source = |path: &Path, what, at| {
+            claims.source(path, format!("the {what} at line {}", problems.line(at)));
+        };
+        if let Some(kernel) = &self.kernel {
+            source(&kernel.value.path, "kernel", kernel.at);
+        }
+        if let Some(Some(initramfs)) = &self.initramfs {
+            source(&initramfs.value.path, "initramfs", initramfs.at);
+        }
     }
 
     /// Whether kernel and initramfs have room in `memory` bytes, and the command line in the

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::path::Path;
 
 use storage::lun::spec::Naa;
 
@@ -17,6 +18,8 @@ pub(super) struct Claims {
     pub(super) controllers: Claim<String>,
     /// Each with its first use, and the place of that.
     media: HashMap<MediumId, (Use, usize)>,
+    /// What is only read, by its name.
+    sources: HashMap<MediumId, String>,
     names: HashMap<Naa, (Use, usize)>,
 }
 
@@ -25,6 +28,8 @@ pub(super) struct Claims {
 pub(super) struct Use {
     /// Which medium it is, and where it is named; `None` where it is refused.
     pub(super) medium: Option<Placed<MediumId>>,
+    /// Whether it may be written to.
+    pub(super) writes: bool,
     /// Whether other LUNs may use it.
     pub(super) shared: bool,
     /// The LUN's designator, and where it is given or derived.
@@ -36,10 +41,40 @@ pub(super) struct Use {
 }
 
 impl Claims {
-    /// Takes the file that the console's output goes to.
-    pub(super) fn output(&mut self, id: MediumId, at: usize) {
-        let used = Use { medium: Some(Placed { at, value: id }), ..Use::default() };
-        self.media.insert(id, (used, at));
+    /// Takes the file at `path`, which is only read, and which nobody must write to.
+    pub(super) fn source(&mut self, path: &Path, name: String) {
+        self.sources.extend(MediumId::at(path).map(|id| (id, name)));
+    }
+
+    /// Takes the file that the console's output goes to, or reports that it is taken.
+    pub(super) fn output(
+        &mut self,
+        medium: Placed<MediumId>,
+        name: impl FnOnce() -> String,
+        problems: &mut Problems<'_>,
+    ) -> bool {
+        let used = Use { medium: Some(medium), writes: true, ..Use::default() };
+        let remedy = "name another file";
+        if !self.spares_sources(&used, name, remedy, problems) {
+            return false;
+        }
+        self.media.insert(medium.value, (used, medium.at));
+        true
+    }
+
+    /// Whether nothing is written over that is read elsewhere; reports it otherwise.
+    fn spares_sources(
+        &self,
+        used: &Use,
+        name: impl FnOnce() -> String,
+        remedy: &str,
+        problems: &mut Problems<'_>,
+    ) -> bool {
+        let Some(medium) = used.medium.filter(|_| used.writes) else { return true };
+        let Some(source) = self.sources.get(&medium.value) else { return true };
+        let why = format!("it is {source} too, which would be overwritten");
+        problems.report(medium.at, name(), &Refusal::new(why, remedy));
+        false
     }
 
     /// Takes what a LUN uses, or reports what of it is taken; `name` is that of its medium. A
@@ -48,10 +83,14 @@ impl Claims {
     pub(super) fn lun(
         &mut self,
         used: &Use,
-        name: impl FnOnce() -> String,
+        name: impl Fn() -> String,
         problems: &mut Problems<'_>,
     ) -> bool {
         let Some(medium) = used.medium else { return self.name(used, problems) };
+        let remedy = "name another medium, or set read_only = true";
+        if !self.spares_sources(used, &name, remedy, problems) {
+            return false;
+        }
         let Some((first, at)) = self.media.get(&medium.value) else {
             self.media.insert(medium.value, (used.clone(), medium.at));
             return self.name(used, problems);

@@ -10,7 +10,7 @@ use super::claims::Claims;
 use super::files;
 use super::media::MediumId;
 use super::problems::{Problems, Refusal};
-use super::tree::Table;
+use super::tree::{Placed, Table};
 use super::values;
 use crate::spec::SerialSpec;
 
@@ -24,10 +24,9 @@ pub(super) fn serial(
     let serial = table.read("serial", |value| end(value, base), problems);
     let placed = serial.or_at(table.at(), (SerialSpec::default(), None))?;
     let (serial, file) = placed.value;
-    if let Some(file) = file {
-        claims.output(file, placed.at);
-    }
-    Some(serial)
+    let name = || "console.serial".to_owned();
+    let takes = |value| claims.output(Placed { at: placed.at, value }, name, problems);
+    file.is_none_or(takes).then_some(serial)
 }
 
 /// What a value says, and which file that is if there is one already.

@@ -37,7 +37,14 @@ pub(super) fn spec(
     let spec = options(table, sharing, medium.as_ref(), names, problems);
     let at = medium.as_ref().map(|medium| medium.at);
     let id = at.and_then(|at| check_medium(table, at, &spec, sharing, problems));
-    let claim = Use { medium: id, shared: spec.shared, wwn, serial, block_size: spec.block_size };
+    let claim = Use {
+        medium: id,
+        writes: !spec.read_only,
+        shared: spec.shared,
+        wwn,
+        serial,
+        block_size: spec.block_size,
+    };
     claims.lun(&claim, || named(&spec.backing), problems);
     // Something was put in place of whatever is refused.
     (medium.is_some() && wwn.is_some() && problems.count() == before).then_some(spec)

@@ -79,10 +79,12 @@ fn guest(
     let nothing = DeTable::new();
     let root = Table::open(&keys::ROOT, 0, root, problems);
     let mut claims = Claims::default();
+    claims.source(path, "this configuration".to_owned());
 
     let machine = root.table_or("machine", &keys::MACHINE, &nothing, problems);
     let machine = Machine::read(&machine, path, problems);
     let boot = Boot::read(&root.table("boot", &keys::BOOT, problems), base, problems);
+    boot.iter().for_each(|boot| boot.claim(&mut claims, problems));
     let console = root.table_or("console", &keys::CONSOLE, &nothing, problems);
     let serial = console::serial(&console, base, &mut claims, problems);
     let controllers = root.tables("controller", &keys::CONTROLLER, problems);

@@ -1,12 +1,11 @@
 //! The serial console: where the guest's output goes, and where its input comes from.
 //!
 //! It outlives the machine, which is built anew at each reboot. Output goes through a thread
-//! ([`output`]), so that no reader holds up a vCPU; input is read by the main loop and waits
+//! ([`Output`]), so that no reader holds up a vCPU; input is read by the main loop and waits
 //! here ([`input`]) until the UART takes it. Must not know the UART: bytes are offered to it by a
 //! closure, and it writes to a [`Write`].
 
 mod input;
-mod output;
 mod socket;
 mod terminal;
 
@@ -19,10 +18,10 @@ use std::path::{Path, PathBuf};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use self::input::{Backlog, Stdin, Typed};
-use self::output::Output;
 use self::socket::{Client, Socket, SocketError};
 use self::terminal::RawMode;
 pub(crate) use self::terminal::is_raw;
+use crate::output::{Lost, Output};
 use crate::poll::{Interest, Place, PollSet};
 use crate::spec::SerialSpec;
 
@@ -83,34 +82,45 @@ pub(crate) struct Watch {
 }
 
 impl Console {
-    /// Opens what `spec` names. The terminal stays as it is.
+    /// A console that keeps what is written to it until what `spec` names is
+    /// [opened](Self::open).
+    ///
+    /// # Errors
+    /// When the host has no file descriptor left.
+    pub(crate) fn new(spec: &SerialSpec) -> Result<Self, ConsoleError> {
+        let room = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(host("an event"))?;
+        let output = (*spec != SerialSpec::Null).then(Output::default);
+        Ok(Console { source: Source::Nothing, waiting: Backlog::default(), output, room })
+    }
+
+    /// Opens what `spec` names, and makes it where it is not there. The terminal stays as it is.
     ///
     /// # Errors
     /// [`ConsoleError`]
-    pub(crate) fn open(spec: &SerialSpec) -> Result<Self, ConsoleError> {
+    pub(crate) fn open(&mut self, spec: &SerialSpec) -> Result<(), ConsoleError> {
         match spec {
             SerialSpec::Stdio => {
                 let no_descriptor = host("a descriptor");
                 let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(no_descriptor)?;
+                self.write_to(File::from(stdout))?;
                 let stdin = Stdin::new().map_err(host("a descriptor"))?;
-                Console::new(Source::Stdin(stdin, None), Some(writing(File::from(stdout))?))
+                self.source = Source::Stdin(stdin, None);
             }
-            SerialSpec::Null => Console::new(Source::Nothing, None),
-            SerialSpec::File(path) => {
-                Console::new(Source::Nothing, Some(writing(open_file(path)?)?))
-            }
+            SerialSpec::Null => {}
+            SerialSpec::File(path) => self.write_to(open_file(path)?)?,
             SerialSpec::Socket(path) => {
                 let refused = |source| ConsoleError::Socket { path: path.clone(), source };
                 let socket = Socket::listen(path).map_err(refused)?;
-                let output = writing(socket.seat())?;
-                Console::new(Source::Socket(socket), Some(output))
+                self.write_to(socket.seat())?;
+                self.source = Source::Socket(socket);
             }
         }
+        Ok(())
     }
 
-    fn new(source: Source, output: Option<Output>) -> Result<Self, ConsoleError> {
-        let room = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(host("an event"))?;
-        Ok(Console { source, waiting: Backlog::default(), output, room })
+    fn write_to(&self, sink: impl Write + Send + 'static) -> Result<(), ConsoleError> {
+        let started = self.output.as_ref().map(|output| output.start("console", sink));
+        started.transpose().map_err(host("a thread")).map(drop)
     }
 
     /// Where a UART writes; it never blocks and never fails.
@@ -143,10 +153,10 @@ impl Console {
         Ok(())
     }
 
-    /// Gives the terminal back as it was.
+    /// Gives the terminal back as it was; what is typed from now on is for others.
     pub(crate) fn give_terminal_back(&mut self) {
-        if let Source::Stdin(_, raw) = &mut self.source {
-            *raw = None;
+        if let Source::Stdin(..) = self.source {
+            self.source = Source::Nothing;
         }
     }
 
@@ -202,11 +212,9 @@ impl Console {
 
     /// Waits until all output is written, or its reader has taken nothing for a while.
     pub(crate) fn finish(&self) {
-        let lost = self.output.as_ref().map_or(0, Output::finish);
-        if lost > 0 {
-            log::warn!(
-                "console: {lost} bytes of output were lost, as their reader was slow or gone"
-            );
+        let lost = self.output.as_ref().map(Output::finish);
+        if let Some(Lost { bytes, why }) = lost.filter(|lost| lost.bytes > 0) {
+            log::warn!("console: {bytes} bytes of output were lost: {why}");
         }
     }
 }
@@ -222,10 +230,6 @@ fn serve_socket(socket: &mut Socket, waiting: &mut Backlog, set: &PollSet, watch
     if watch.listener.is_some_and(|place| set.is_ready(place)) {
         socket.accept();
     }
-}
-
-fn writing(sink: impl Write + Send + 'static) -> Result<Output, ConsoleError> {
-    Output::new(sink).map_err(host("a thread"))
 }
 
 /// What a file held before is kept: it may tell of a crash.
@@ -254,6 +258,12 @@ mod tests {
     fn socket(folder: &TempDir) -> (SerialSpec, PathBuf) {
         let path = folder.path().join("console.sock");
         (SerialSpec::Socket(path.clone()), path)
+    }
+
+    fn open(spec: &SerialSpec) -> Result<Console, ConsoleError> {
+        let mut console = Console::new(spec)?;
+        console.open(spec)?;
+        Ok(console)
     }
 
     fn connect(path: &Path) -> UnixStream {
@@ -292,10 +302,10 @@ mod tests {
     fn a_client_reads_and_writes_and_the_next_one_may_come() {
         let folder = TempDir::new().unwrap();
         let (spec, path) = socket(&folder);
-        let mut console = Console::open(&spec).unwrap();
+        let mut console = open(&spec).unwrap();
         let mut guest = console.writer();
         guest.write_all(b"nobody hears this").unwrap();
-        assert_eq!(console.output.as_ref().unwrap().finish(), 0, "it is not counted as lost");
+        assert_eq!(console.output.as_ref().unwrap().finish().bytes, 0, "it is not counted as lost");
         for name in [b"one", b"two"] {
             let mut client = connect(&path);
             client.write_all(name).unwrap();
@@ -312,7 +322,7 @@ mod tests {
     fn a_second_client_is_told_and_the_first_one_stays() {
         let folder = TempDir::new().unwrap();
         let (spec, path) = socket(&folder);
-        let mut console = Console::open(&spec).unwrap();
+        let mut console = open(&spec).unwrap();
         let mut first = connect(&path);
         serve_until(&mut console, |console, _| has_client(console));
         let mut second = connect(&path);
@@ -338,7 +348,7 @@ mod tests {
     fn a_client_that_only_listens_keeps_listening() {
         let folder = TempDir::new().unwrap();
         let (spec, path) = socket(&folder);
-        let mut console = Console::open(&spec).unwrap();
+        let mut console = open(&spec).unwrap();
         let mut client = connect(&path);
         client.write_all(b"last").unwrap();
         client.shutdown(std::net::Shutdown::Write).unwrap();
@@ -357,7 +367,7 @@ mod tests {
     fn what_a_client_sent_before_it_left_arrives() {
         let folder = TempDir::new().unwrap();
         let (spec, path) = socket(&folder);
-        let mut console = Console::open(&spec).unwrap();
+        let mut console = open(&spec).unwrap();
         let mut client = connect(&path);
         client.write_all(&[b'x'; 10_000]).unwrap();
         drop(client);
@@ -370,7 +380,7 @@ mod tests {
     fn a_client_that_reads_nothing_holds_nobody_up_and_may_be_followed() {
         let folder = TempDir::new().unwrap();
         let (spec, path) = socket(&folder);
-        let mut console = Console::open(&spec).unwrap();
+        let mut console = open(&spec).unwrap();
         let client = connect(&path);
         serve_until(&mut console, |console, _| has_client(console));
         let mut guest = console.writer();
@@ -380,7 +390,10 @@ mod tests {
         drop(client);
         serve_until(&mut console, |console, _| !has_client(console));
         // What was still to be written went with the client.
-        assert!(console.output.as_ref().unwrap().finish() > 1 << 20, "what exceeded the buffer");
+        assert!(
+            console.output.as_ref().unwrap().finish().bytes > 1 << 20,
+            "what exceeded the buffer"
+        );
         let mut next = connect(&path);
         serve_until(&mut console, |console, _| has_client(console));
         guest.write_all(b"next").unwrap();
@@ -393,9 +406,9 @@ mod tests {
         let (spec, path) = socket(&folder);
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists(), "as a process leaves it that was killed");
-        let console = Console::open(&spec).unwrap();
+        let console = open(&spec).unwrap();
         let refusal = |spec| {
-            let ConsoleError::Socket { source, .. } = Console::open(spec).unwrap_err() else {
+            let ConsoleError::Socket { source, .. } = open(spec).unwrap_err() else {
                 panic!("not refused for the socket");
             };
             source
@@ -414,7 +427,7 @@ mod tests {
     fn a_socket_that_another_has_put_in_place_is_left_alone() {
         let folder = TempDir::new().unwrap();
         let (spec, path) = socket(&folder);
-        let console = Console::open(&spec).unwrap();
+        let console = open(&spec).unwrap();
         fs::remove_file(&path).unwrap();
         let _other = UnixListener::bind(&path).unwrap();
         drop(console);
@@ -426,14 +439,14 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("console.log");
         for _ in 0..2 {
-            let console = Console::open(&SerialSpec::File(path.clone())).unwrap();
+            let console = open(&SerialSpec::File(path.clone())).unwrap();
             console.writer().write_all(b"line\n").unwrap();
             console.finish();
         }
         assert_eq!(fs::read(&path).unwrap(), b"line\nline\n");
         let bad = [folder.path().to_owned(), path.join("console.log")];
         for path in bad {
-            let error = Console::open(&SerialSpec::File(path)).unwrap_err();
+            let error = open(&SerialSpec::File(path)).unwrap_err();
             assert!(matches!(error, ConsoleError::File { .. }), "{error}");
         }
     }
@@ -443,7 +456,7 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("fifo");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let error = Console::open(&SerialSpec::File(path)).unwrap_err();
+        let error = open(&SerialSpec::File(path)).unwrap_err();
         let ConsoleError::File { source, .. } = error else { panic!("{error}") };
         assert_eq!(source.raw_os_error(), Some(libc::ENXIO));
     }

@@ -52,10 +52,17 @@ fn check(header: &setup_header) -> Result<(), NotBootable> {
     Ok(())
 }
 
-/// The memory that the kernel unpacks itself into before it looks at any map.
-pub fn kernel_footprint(header: &setup_header) -> Region {
+/// The memory that a kernel takes before it looks at any map: what its file, of `len` bytes, is
+/// loaded to, and what it unpacks itself into.
+pub fn kernel_footprint(header: &setup_header, len: u64) -> Region {
+    let setup_sectors = match header.setup_sects {
+        0 => 4,
+        sectors => u64::from(sectors),
+    };
+    let loaded = layout::HIGH_RAM.saturating_add(len.saturating_sub(512 * (setup_sectors + 1)));
     let base = header.pref_address.max(layout::HIGH_RAM);
-    Region::between(layout::HIGH_RAM, base.saturating_add(header.init_size.into()))
+    let unpacked = base.saturating_add(header.init_size.into());
+    Region::between(layout::HIGH_RAM, unpacked.max(loaded))
 }
 
 /// The setup header that a vmlinux, which has none, would have.
@@ -134,6 +141,20 @@ mod tests {
         assert_eq!(parse(narrow), Err(NotBootable::Not64Bit));
         let low = setup_header { loadflags: 0, ..header() };
         assert_eq!(parse(low), Err(NotBootable::Not64Bit));
+    }
+
+    #[test]
+    fn a_kernel_takes_what_it_is_loaded_to_and_what_it_unpacks_itself_into() {
+        let end = |setup_sects, len| {
+            let large = u32::try_from(3 * MIB).unwrap();
+            let header = setup_header { setup_sects, init_size: large, ..header() };
+            kernel_footprint(&header, len).end()
+        };
+        let unpacked = header().pref_address.max(MIB) + 3 * MIB;
+        assert_eq!(end(1, 4096), unpacked);
+        assert_eq!(end(1, unpacked + 1024), MIB + unpacked);
+        // None stands for four, as of old.
+        assert_eq!(end(0, unpacked + 2560), MIB + unpacked);
     }
 
     #[test]

@@ -380,3 +380,30 @@ serial = { file = 'no/log' }
     ];
     assert_eq!(fixture.problems(text), expected);
 }
+
+#[test]
+fn what_is_read_is_not_written_over() {
+    each_has_one_problem(&[
+        (
+            "{BOOT}[console]\nserial = { file = 'vmlinuz' }\n{LUN}",
+            "4:10: console.serial: it is the kernel at line 2 too, which would be overwritten; \
+             name another file",
+        ),
+        (
+            "{BOOT}initramfs = 'b.raw'\n[console]\nserial = { file = './b.raw' }\n{LUN}",
+            "5:10: console.serial: it is the initramfs at line 3 too, which would be overwritten; \
+             name another file",
+        ),
+        (
+            "{BOOT}[console]\nserial = { file = 'guest1.toml' }\n{LUN}",
+            "4:10: console.serial: it is this configuration too, which would be overwritten; \
+             name another file",
+        ),
+        (
+            "{BOOT}initramfs = 'link.raw'\n{LUN}",
+            "6:9: controller.lun.image: a.raw: it is the initramfs at line 3 too, which would be \
+             overwritten; name another medium, or set read_only = true",
+        ),
+    ]);
+    Fixture::new().good(&format!("{BOOT}initramfs = 'a.raw'\n{LUN}read_only = true"));
+}

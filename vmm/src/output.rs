@@ -1,4 +1,4 @@
-//! What the guest wrote and nobody has read yet.
+//! What was written and nobody has read yet: the guest's output, and the log.
 
 use std::io::{self, ErrorKind, Write};
 use std::mem;
@@ -14,14 +14,14 @@ const RETRY: Duration = Duration::from_millis(10);
 /// How long the end waits for a reader that reads nothing.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The guest's output on its way to a reader, who may be slow or gone: a thread writes it, so
-/// that no vCPU waits.
-#[derive(Debug)]
-pub(super) struct Output(Arc<Queue>);
+/// Bytes on their way to a reader, who may be slow or gone: a thread writes them, so that neither a
+/// vCPU nor the main loop waits.
+#[derive(Debug, Default)]
+pub(crate) struct Output(Arc<Queue>);
 
-/// The guest's end of an [`Output`]. Writing to it never blocks and never fails.
+/// A writer's end of an [`Output`]. Writing to it never blocks and never fails.
 #[derive(Clone, Debug)]
-pub(super) struct Writer(Arc<Queue>);
+pub(crate) struct Writer(Arc<Queue>);
 
 #[derive(Debug, Default)]
 struct Queue {
@@ -34,33 +34,57 @@ struct State {
     waiting: Vec<u8>,
     /// Bytes that the thread took and has not written yet.
     writing: usize,
-    written: u64,
+    /// Bytes that the thread wrote or could not write.
+    tried: u64,
     lost: u64,
     gone: bool,
+    /// What went wrong last.
+    error: Option<io::Error>,
+}
+
+/// What did not arrive.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Lost {
+    /// How much.
+    pub(crate) bytes: u64,
+    /// Why.
+    pub(crate) why: String,
 }
 
 impl Output {
-    /// An output to `sink`, which may block. An error of `sink` ends the output.
+    /// An output to `sink`, which may block, by a thread of that name.
     ///
     /// # Errors
     /// When the host cannot start a thread.
-    pub(super) fn new(sink: impl Write + Send + 'static) -> io::Result<Self> {
-        let queue = Arc::new(Queue::default());
-        let shared = Arc::clone(&queue);
-        // Never joined: a reader who does not read would keep it for ever.
-        thread::Builder::new().name("console".to_owned()).spawn(move || shared.drain(sink))?;
-        Ok(Output(queue))
+    pub(crate) fn new(name: &str, sink: impl Write + Send + 'static) -> io::Result<Self> {
+        let output = Output::default();
+        output.start(name, sink)?;
+        Ok(output)
     }
 
-    /// A guest's end.
-    pub(super) fn writer(&self) -> Writer {
+    /// Begins to write to `sink`, which may block, by a thread of that name. What `sink` has no
+    /// room for is lost; any other error of it ends the output.
+    ///
+    /// # Errors
+    /// When the host cannot start a thread.
+    pub(crate) fn start(&self, name: &str, sink: impl Write + Send + 'static) -> io::Result<()> {
+        let shared = Arc::clone(&self.0);
+        // Never joined: a reader who does not read would keep it for ever.
+        thread::Builder::new().name(name.to_owned()).spawn(move || shared.drain(sink)).map(drop)
+    }
+
+    /// A writer's end.
+    pub(crate) fn writer(&self) -> Writer {
         Writer(Arc::clone(&self.0))
     }
 
-    /// Waits until all is written, or the reader has taken nothing for a while; returns how many
-    /// bytes were lost in all.
-    pub(super) fn finish(&self) -> u64 {
-        self.0.finish(PATIENCE)
+    /// Waits until all is written, or the reader has taken nothing for a while; returns what was
+    /// lost in all.
+    pub(crate) fn finish(&self) -> Lost {
+        let bytes = self.0.finish(PATIENCE);
+        let state = self.0.lock();
+        let slow = || "their reader was slow".to_owned();
+        Lost { bytes, why: state.error.as_ref().map_or_else(slow, io::Error::to_string) }
     }
 }
 
@@ -85,23 +109,37 @@ impl Queue {
     fn drain(&self, mut sink: impl Write) {
         loop {
             for chunk in self.next().chunks(CHUNK) {
-                if write_all(&mut sink, chunk).is_err() {
-                    return self.close();
+                let result = write_all(&mut sink, chunk);
+                if self.is_gone_after(chunk.len(), result) {
+                    return;
                 }
-                let mut state = self.lock();
-                state.writing -= chunk.len();
-                state.written += chunk.len() as u64;
-                self.changed.notify_all();
             }
         }
     }
 
-    fn close(&self) {
+    /// Accounts for `len` bytes that were to be written; returns whether the reader is gone.
+    fn is_gone_after(&self, len: usize, result: io::Result<()>) -> bool {
         let mut state = self.lock();
-        state.gone = true;
-        state.lost += (mem::take(&mut state.writing) + state.waiting.len()) as u64;
-        state.waiting = Vec::new();
+        state.writing -= len;
+        state.tried += len as u64;
         self.changed.notify_all();
+        let Err(error) = result else { return false };
+        state.lost += len as u64;
+        state.gone = !may_pass(&error);
+        if state.gone {
+            state.lost += (mem::take(&mut state.writing) + state.waiting.len()) as u64;
+            state.waiting = Vec::new();
+        }
+        let (gone, text) = (state.gone, error.to_string());
+        let first = state.error.replace(error).is_none();
+        // The log may be this very queue.
+        drop(state);
+        if first && !gone {
+            let thread = thread::current();
+            let name = thread.name().unwrap_or_default();
+            log::warn!("{name}: {text}: what cannot be written is lost");
+        }
+        gone
     }
 
     /// Waits for output and takes it.
@@ -119,9 +157,9 @@ impl Queue {
     fn finish(&self, patience: Duration) -> u64 {
         let mut state = self.lock();
         loop {
-            let before = state.written;
+            let before = state.tried;
             let busy = |state: &mut State| {
-                !state.gone && state.waiting.len() + state.writing > 0 && state.written == before
+                !state.gone && state.waiting.len() + state.writing > 0 && state.tried == before
             };
             let (next, timeout) = self
                 .changed
@@ -134,6 +172,12 @@ impl Queue {
             }
         }
     }
+}
+
+/// Whether later output may be written after such an error: on a file system that is full, or a
+/// medium with a bad place.
+fn may_pass(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG | libc::EIO))
 }
 
 /// Writes all of `bytes`, even where another program made standard output non-blocking.
@@ -164,12 +208,13 @@ impl Write for Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
+    use std::fs::File;
+    use std::io::{Read, Seek};
 
     #[test]
     fn output_arrives_whole_and_in_order() {
         let (mut reader, sink) = io::pipe().unwrap();
-        let output = Output::new(sink).unwrap();
+        let output = Output::new("test", sink).unwrap();
         let expected: Vec<u8> = (0..100_000u32).map(|index| (index % 251) as u8).collect();
         let mut writer = output.writer();
         let count = expected.len();
@@ -179,14 +224,14 @@ mod tests {
             bytes
         });
         expected.chunks(7).for_each(|chunk| writer.write_all(chunk).unwrap());
-        assert_eq!(output.finish(), 0);
+        assert_eq!(output.finish().bytes, 0);
         assert_eq!(collected.join().unwrap(), expected);
     }
 
     #[test]
     fn a_reader_who_does_not_read_blocks_nobody() {
         let (_reader, sink) = io::pipe().unwrap();
-        let output = Output::new(sink).unwrap();
+        let output = Output::new("test", sink).unwrap();
         let mut writer = output.writer();
         for _ in 0..64 {
             writer.write_all(&[b'x'; 64 << 10]).unwrap();
@@ -199,12 +244,45 @@ mod tests {
     #[test]
     fn a_reader_who_is_gone_blocks_nobody() {
         let (reader, sink) = io::pipe().unwrap();
-        let output = Output::new(sink).unwrap();
+        let output = Output::new("test", sink).unwrap();
         drop(reader);
         let mut writer = output.writer();
         writer.write_all(b"hello").unwrap();
-        assert_eq!(output.finish(), 5);
+        assert_eq!(output.finish().bytes, 5);
         writer.write_all(b"again").unwrap();
-        assert_eq!(output.finish(), 10);
+        let lost = output.finish();
+        assert_eq!(lost, Lost { bytes: 10, why: "Broken pipe (os error 32)".to_owned() });
+    }
+
+    /// A disk that is full from time to time.
+    struct Disk(File, bool);
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.1 = !self.1;
+            if self.1 {
+                Err(io::Error::from_raw_os_error(libc::ENOSPC))
+            } else {
+                self.0.write(bytes)
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_a_full_disk_does_not_take_is_lost_and_the_next_is_not() {
+        let mut file = tempfile::tempfile().unwrap();
+        let output = Output::new("test", Disk(file.try_clone().unwrap(), false)).unwrap();
+        for text in ["lost", "kept", "lost too", "kept too"] {
+            output.writer().write_all(text.as_bytes()).unwrap();
+            output.finish();
+        }
+        let why = "No space left on device (os error 28)".to_owned();
+        assert_eq!(output.finish(), Lost { bytes: 12, why });
+        file.rewind().unwrap();
+        assert_eq!(io::read_to_string(file).unwrap(), "keptkept too");
     }
 }
