@@ -34,7 +34,7 @@ use clap::Parser;
 
 use crate::cli::Cli;
 use crate::exit::Exit;
-use crate::guest::{Guest, Ready};
+use crate::guest::{Guest, Ready, StartError};
 use crate::host::Host;
 
 const FAILED: u8 = 1;
@@ -61,6 +61,7 @@ fn main() -> ExitCode {
     let status = match Guest::prepare(&spec).map(Ready::run) {
         Ok(Ok(exit)) => status(exit.as_ref()),
         Ok(Err(error)) => fail(&error, FAILED),
+        Err(error @ StartError::Ended { .. }) => fail(&error, FAILED),
         Err(error) => fail(&error, NOT_STARTED),
     };
     logger::finish();

@@ -13,6 +13,7 @@ use std::path::Path;
 
 use super::media::MediumId;
 use super::problems::{Diagnostics, Problems, Refusal};
+use crate::console;
 
 /// The largest configuration, in bytes.
 const CONFIG_MAX: u64 = 1 << 20;
@@ -83,6 +84,10 @@ pub(super) fn socket(path: &Path) -> Result<(), Refusal> {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(refused(path, &error)),
         Ok(metadata) if !metadata.file_type().is_socket() => {
             return Err(wrong_kind(path, &metadata, "name a path where there is nothing yet"));
+        }
+        Ok(_) if console::is_in_use(path).is_ok_and(|used| used) => {
+            let why = format!("{} is the socket of another program", path.display());
+            return Err(Refusal::new(why, "end that, or choose another name"));
         }
         _ => {}
     }

@@ -1,6 +1,9 @@
 //! The line that is said about each thing that a configuration may have wrong, besides
 //! controllers.
 
+use std::io::ErrorKind;
+use std::os::unix::net::UnixListener;
+
 use super::{BOOT, Fixture, LUN, each_has_one_problem};
 
 #[test]
@@ -188,6 +191,20 @@ fn a_kernel_has_its_own_limits() {
          shorten it",
     ];
     assert_eq!(fixture.problems(text), expected);
+}
+
+#[test]
+fn a_socket_that_another_program_has_is_refused_and_not_disturbed() {
+    let fixture = Fixture::new();
+    let text = format!("{BOOT}[console]\nserial = {{ socket = 's' }}\n{LUN}");
+    let listener = UnixListener::bind(fixture.path("s")).unwrap();
+    let why = "guest1.toml:4:10: console.serial = {…}: s is the socket of another program; end \
+               that, or choose another name";
+    assert_eq!(fixture.problems(&text), [why]);
+    listener.set_nonblocking(true).unwrap();
+    assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+    drop(listener);
+    fixture.good(&text);
 }
 
 #[test]
