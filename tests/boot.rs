@@ -1,7 +1,6 @@
 //! A stock Debian kernel finds its disks on virtio-scsi, and they do what disks do.
 
 use std::io::Result;
-use std::process::Command;
 
 use tests::guest::{ANY, Cell, Guest, Transport};
 use tests::image::{Image, pattern, sha256};
@@ -167,6 +166,7 @@ impl Thin {
 /// host finds on them.
 fn a_guest_sees_and_uses_its_disks(cell: Cell) -> Result<()> {
     let mut guest = Guest::new(cell)?;
+    guest.boot_bzimage();
     attach_named_disks(&mut guest)?;
     let (data, thin) = (Data::attach(&mut guest)?, Thin::attach(&mut guest)?);
     let script = [
@@ -189,40 +189,17 @@ mod a_guest_sees_and_uses_its_disks {
     tests::matrix!(super::a_guest_sees_and_uses_its_disks);
 }
 
-/// Boots a guest that only moves data.
-fn data_survives(mut guest: Guest, change: impl FnOnce(&mut Command)) -> Result<Outcome> {
+#[test]
+fn data_survives_without_io_uring() -> Result<()> {
+    let mut guest = Guest::new(Cell { vcpus: 2, ..ANY })?;
     let data = Data::attach(&mut guest)?;
     let script = format!("{}\nsection complaints complaints", Data::SCRIPT);
     let mut command = guest.command(Some(&script))?;
-    change(&mut command);
-    let seen = Running::start(&mut command)?.finish()?;
+    let seen = Running::start(forbid_io_uring(&mut command))?.finish()?;
     seen.assert_powered_off();
     assert_eq!(seen.section("complaints"), Some("status 1\n"));
     data.check(&seen)?;
-    Ok(seen)
-}
-
-#[test]
-fn data_survives_without_io_uring() -> Result<()> {
-    let guest = Guest::new(Cell { vcpus: 2, ..ANY })?;
-    let seen = data_survives(guest, |command| {
-        forbid_io_uring(command);
-    })?;
     let warnings = seen.stderr.lines().filter(|line| line.contains("io_uring is not available"));
     assert_eq!(warnings.count(), 1, "{}", seen.stderr);
     Ok(())
-}
-
-#[test]
-fn an_elf_kernel_of_6_1_boots() -> Result<()> {
-    let mut guest = Guest::new(ANY)?;
-    guest.boot_elf();
-    data_survives(guest, |_| {}).map(drop)
-}
-
-#[test]
-fn an_elf_kernel_of_6_12_boots() -> Result<()> {
-    let mut guest = Guest::new(Cell { kernel: "6.12", ..ANY })?;
-    guest.boot_elf();
-    data_survives(guest, |_| {}).map(drop)
 }

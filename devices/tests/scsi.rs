@@ -125,11 +125,31 @@ fn broken_requests_fail_and_the_queue_goes_on() {
         assert_eq!(head, 0);
         assert!(len <= 108);
     }
-    // A chain that leads back to itself.
+    // A chain that leads back to itself, and a WRITE in one that leads nowhere.
     host.request.put_descriptor(RING_LEN, 0, readable(base, 51), 1, 0);
     host.request.publish(0);
     host.kick(REQUEST);
     assert_eq!(host.wait(REQUEST).0, 0);
+    host.put(base, &command(0, &transfer_10(0x2a, 0, 1)));
+    host.put(base + 0x1000, &[0xab; 512]);
+    host.request.put_descriptor(RING_LEN, 0, readable(base, 51), 1, 1);
+    host.request.put_descriptor(RING_LEN, 1, readable(base + 0x1000, 512), 1, 60000);
+    host.request.publish(0);
+    host.kick(REQUEST);
+    assert_eq!(host.wait(REQUEST).0, 0);
+    let (_, response) = host.run(&command(0, &transfer_10(0x28, 0, 1)), &[], 512);
+    assert_eq!(
+        (outcome(&response), host.get(data_at(0), 1)),
+        (GOOD, vec![0]),
+        "nothing is written"
+    );
+    // With room for the response, but nobody knows for what else.
+    host.request.put_descriptor(RING_LEN, 0, readable(base, 51), 1, 1);
+    host.request.put_descriptor(RING_LEN, 1, writable(response_at(0), 108), 1, 60000);
+    host.request.publish(0);
+    host.kick(REQUEST);
+    assert_eq!(host.wait(REQUEST).0, 0);
+    assert_eq!(host.get(response_at(0), 12)[11], 9, "FAILURE");
     let (_, response) = host.run(&command(0, &[0; 6]), &[], 0);
     assert_eq!(outcome(&response), GOOD);
 }

@@ -108,8 +108,17 @@ fn a_target_without_logical_units_does_not_answer() {
     let nobody = Response::Failed(ServiceResponse::BadTarget);
     for target in [0, 2, 255] {
         assert_eq!(queue.run(target, Lun::Unit(0), INQUIRY).0, nobody);
+    }
+    for target in [2, 255] {
         assert_eq!(queue.run(target, Lun::ReportLuns, REPORT_LUNS).0, nobody);
     }
+}
+
+#[test]
+fn the_first_targets_well_known_unit_is_always_there() {
+    let mut queue = Queue::new(&[(1, 0)]);
+    let (response, data) = queue.run(0, Lun::ReportLuns, REPORT_LUNS);
+    assert_eq!((response, &data[..8]), (Response::good(256 - 8), &[0; 8][..]));
 }
 
 #[test]
@@ -183,6 +192,18 @@ fn request_sense_returns_the_attention_and_clears_it() {
     let (_, data) = queue.run(0, Lun::Unit(0), REQUEST_SENSE);
     assert_eq!((data[2], data[12], data[13]), (6, 0x29, 1));
     assert_eq!(queue.run(0, Lun::Unit(0), TEST_UNIT_READY).0, Response::good(256));
+}
+
+#[test]
+fn request_sense_without_room_leaves_the_attention_alone() {
+    let mut queue = Queue::new(&[(0, 0)]);
+    let (place, task) = queue.initiator.task(REQUEST_SENSE, &[], 17);
+    if let Submitted::Done(answer) = queue.lane.submit(AT, task, &mut queue.io) {
+        queue.settle(answer);
+    }
+    let overrun = Response::Failed(ServiceResponse::Overrun);
+    assert_eq!(queue.initiator.answered[&place].0, overrun);
+    queue.clear(0, 0);
 }
 
 #[test]

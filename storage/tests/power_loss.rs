@@ -11,8 +11,9 @@ use common::{Initiator, SYNCHRONIZE_CACHE, transfer_16};
 use proptest::prelude::*;
 use storage::backend::{Geometry, Medium};
 use storage::engine::{IoContext, Pool};
-use storage::lun::Submitted;
 use storage::lun::disk::Disk;
+use storage::lun::spec::{LunSpec, WriteCache};
+use storage::lun::{LogicalUnit, Submitted};
 use storage::scsi::sense::SenseCode;
 use storage::target::address::{Lun, LunAddress};
 use storage::target::{Bus, Lane};
@@ -22,20 +23,42 @@ use storage::testing::disk_spec;
 const BLOCKS: usize = 12;
 const BLOCK: usize = 512;
 
+/// How blocks are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    Write,
+    WriteFua,
+    Same,
+    Unmap,
+}
+
 #[derive(Clone, Debug)]
 enum Op {
-    Write { lba: usize, blocks: usize, fua: bool, fill: u8 },
+    Fill {
+        how: How,
+        lba: usize,
+        blocks: usize,
+        fill: u8,
+    },
     Sync,
+    /// MODE SELECT of WCE.
+    WriteCache(bool),
+    Reset,
 }
 
 impl Op {
     fn writes(&self, block: usize) -> Option<u8> {
         match self {
-            Op::Write { lba, blocks, fill, .. } if (*lba..lba + blocks).contains(&block) => {
+            Op::Fill { lba, blocks, fill, .. } if (*lba..lba + blocks).contains(&block) => {
                 Some(*fill)
             }
             _ => None,
         }
+    }
+
+    /// Whether all that was written before is stable once it went well.
+    fn flushes(&self) -> bool {
+        matches!(self, Op::Sync | Op::WriteCache(false))
     }
 }
 
@@ -47,15 +70,25 @@ struct Batch {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let write = (0..BLOCKS, 1..5usize, prop::bool::weighted(0.3), 1..=u8::MAX).prop_map(
-        |(lba, blocks, fua, fill)| Op::Write { lba, blocks: blocks.min(BLOCKS - lba), fua, fill },
-    );
-    prop_oneof![4 => write, 1 => Just(Op::Sync)]
+    let how = prop_oneof![
+        5 => Just(How::Write),
+        2 => Just(How::WriteFua),
+        1 => Just(How::Same),
+        1 => Just(How::Unmap),
+    ];
+    let fill = (how, 0..BLOCKS, 1..5usize, 1..=u8::MAX).prop_map(|(how, lba, blocks, fill)| {
+        let fill = if how == How::Unmap { 0 } else { fill };
+        Op::Fill { how, lba, blocks: blocks.min(BLOCKS - lba), fill }
+    });
+    prop_oneof![5 => fill, 1 => Just(Op::Sync)]
 }
 
+/// A MODE SELECT runs alone anyway, and so does a reset.
 fn batch(failures: f64) -> impl Strategy<Value = Batch> {
-    (prop::collection::vec(op(), 1..5), prop::bool::weighted(failures))
-        .prop_map(|(ops, flush_fails)| Batch { ops, flush_fails })
+    let alone = prop::sample::select(vec![Op::WriteCache(true), Op::WriteCache(false), Op::Reset])
+        .prop_map(|op| vec![op]);
+    let ops = prop_oneof![4 => prop::collection::vec(op(), 1..5), 1 => alone];
+    (ops, prop::bool::weighted(failures)).prop_map(|(ops, flush_fails)| Batch { ops, flush_fails })
 }
 
 /// What an initiator that believes what it was told expects of one block.
@@ -72,46 +105,62 @@ impl Expectation {
         Expectation { now: [0].into(), later: [0].into() }
     }
 
-    /// Takes note of commands that are all answered; `good` are those that went well.
-    fn learn(&mut self, block: usize, ops: &[Op], good: &[bool]) {
+    /// Takes note of commands that are all answered; `good` are those that went well. With
+    /// `through` there was no write cache meanwhile.
+    fn learn(&mut self, block: usize, ops: &[Op], good: &[bool], through: bool) {
         let written: BTreeSet<u8> = ops.iter().filter_map(|op| op.writes(block)).collect();
         let any =
             |holds: &dyn Fn(&Op) -> bool| ops.iter().zip(good).any(|(op, good)| *good && holds(op));
         let now = &self.now | &written;
-        self.later =
-            if any(&|op| matches!(op, Op::Write { fua: true, .. }) && op.writes(block).is_some()) {
-                // It came after all that was answered before this batch.
-                written.clone()
-            } else if any(&|op| matches!(op, Op::Sync)) {
-                now.clone()
-            } else {
-                &self.later | &written
-            };
+        let is_stable = |op: &Op| through || matches!(op, Op::Fill { how: How::WriteFua, .. });
+        self.later = if any(&|op| is_stable(op) && op.writes(block).is_some()) {
+            // It came after all that was answered before this batch.
+            written.clone()
+        } else if any(&Op::flushes) {
+            now.clone()
+        } else {
+            &self.later | &written
+        };
         self.now = if any(&|op| op.writes(block).is_some()) { written } else { now };
     }
 }
 
 struct Machine {
+    disk: Arc<Disk>,
+    write_cache: WriteCache,
     lane: Lane,
     io: IoContext,
     initiator: Initiator,
     record: Arc<Mutex<Record>>,
     expectations: Vec<Expectation>,
     flush_failed: bool,
+    /// There is no write cache.
+    through: bool,
 }
 
 impl Machine {
-    fn new(mut io: IoContext) -> Machine {
+    fn new(mut io: IoContext, write_cache: WriteCache) -> Machine {
         let geometry = Geometry { blocks: BLOCKS as u64, block_size: 512 };
         let (recorder, record) = Recorder::new(geometry);
         let bus = Bus::new(1).unwrap();
-        let disk = Disk::new(Medium::new("test", Box::new(recorder)), &disk_spec());
-        bus.attach(0, 0, Arc::new(disk)).unwrap();
+        let spec = LunSpec { write_cache, ..disk_spec() };
+        let disk = Arc::new(Disk::new(Medium::new("test", Box::new(recorder)), &spec));
+        bus.attach(0, 0, Arc::clone(&disk) as _).unwrap();
         let (lane, _wake) = bus.lane(0).unwrap();
         let initiator = Initiator::new(&mut io);
         let expectations = vec![Expectation::new(); BLOCKS];
-        let mut machine =
-            Machine { lane, io, initiator, record, expectations, flush_failed: false };
+        let through = write_cache == WriteCache::Through;
+        let mut machine = Machine {
+            disk,
+            write_cache,
+            lane,
+            io,
+            initiator,
+            record,
+            expectations,
+            flush_failed: false,
+            through,
+        };
         let power_on = machine.submit(&[0; 6], &[], 0);
         machine.settle();
         let attention = Response::check_condition(SenseCode::POWER_ON_OCCURRED, 0);
@@ -146,6 +195,28 @@ impl Machine {
     }
 
     fn run(&mut self, batch: &Batch) {
+        match (&batch.ops[..], self.write_cache) {
+            ([Op::Reset], _) => self.reset(),
+            ([Op::WriteCache(true)], WriteCache::Through) => self.is_refused_a_cache(),
+            _ => self.run_commands(batch),
+        }
+    }
+
+    fn reset(&mut self) {
+        self.disk.reset();
+        self.through = self.write_cache == WriteCache::Through;
+    }
+
+    fn is_refused_a_cache(&mut self) {
+        let place = self.start(&Op::WriteCache(true));
+        self.settle();
+        let (Response::Status { sense: Some(sense), .. }, _) = self.response(place) else {
+            panic!("there is a write cache now");
+        };
+        assert_eq!(sense.code, SenseCode::INVALID_FIELD_IN_PARAMETER_LIST);
+    }
+
+    fn run_commands(&mut self, batch: &Batch) {
         let already_lost = self.flush_failed;
         self.record.lock().unwrap().flush_fails = batch.flush_fails;
         let places: Vec<u32> = batch.ops.iter().map(|op| self.start(op)).collect();
@@ -154,22 +225,47 @@ impl Machine {
         self.record.lock().unwrap().flush_fails = false;
         let good: Vec<bool> =
             places.into_iter().zip(&batch.ops).map(|(place, op)| self.outcome(place, op)).collect();
-        assert!(!already_lost || !good.contains(&true), "after a failed flush nothing goes well");
+        let may_go_well = |op: &Op| matches!(op, Op::WriteCache(true));
+        let spared = batch.ops.iter().all(may_go_well);
+        assert!(!already_lost || spared || !good.contains(&true), "nothing goes well after it");
         assert!(failed || already_lost || !good.contains(&false), "nothing fails by itself");
         assert!(!failed || good.contains(&false), "a failed flush is told");
         self.flush_failed |= failed;
         for (block, expectation) in self.expectations.iter_mut().enumerate() {
-            expectation.learn(block, &batch.ops, &good);
+            expectation.learn(block, &batch.ops, &good, self.through);
+        }
+        if let ([Op::WriteCache(on)], [true]) = (&batch.ops[..], &good[..]) {
+            self.through = !on;
         }
     }
 
     fn start(&mut self, op: &Op) -> u32 {
         match *op {
-            Op::Write { lba, blocks, fua, fill } => {
-                let cdb = transfer_16(0x8a, fua, lba as u64, u32::try_from(blocks).unwrap());
-                self.submit(&cdb, &vec![fill; blocks * BLOCK], 0)
+            Op::Fill { how, lba, blocks, fill } => {
+                let transfer = |opcode, fua| {
+                    transfer_16(opcode, fua, lba as u64, u32::try_from(blocks).unwrap())
+                };
+                let write = vec![fill; blocks * BLOCK];
+                match how {
+                    How::Write => self.submit(&transfer(0x8a, false), &write, 0),
+                    How::WriteFua => self.submit(&transfer(0x8a, true), &write, 0),
+                    How::Same => self.submit(&transfer(0x93, false), &write[..BLOCK], 0),
+                    How::Unmap => {
+                        let mut list = [0; 24];
+                        (list[1], list[3]) = (22, 16);
+                        // The LBA and the number of blocks are where WRITE(16) has them.
+                        list[8..20].copy_from_slice(&transfer(0, false)[2..14]);
+                        self.submit(&[0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0], &list, 0)
+                    }
+                }
             }
             Op::Sync => self.submit(&SYNCHRONIZE_CACHE, &[], 0),
+            Op::WriteCache(on) => {
+                let mut list = [0; 24];
+                (list[4], list[5], list[6]) = (0x08, 18, u8::from(on) << 2);
+                self.submit(&[0x15, 0x10, 0, 0, 24, 0], &list, 0)
+            }
+            Op::Reset => unreachable!("it is no command"),
         }
     }
 
@@ -223,8 +319,9 @@ fn survivors() -> impl Strategy<Value = Vec<Vec<bool>>> {
 }
 
 fn run(batches: &[Batch], survivors: &[Vec<bool>]) {
-    for io in engines() {
-        let mut machine = Machine::new(io);
+    let caches = [WriteCache::Back, WriteCache::Through];
+    for (io, write_cache) in caches.into_iter().flat_map(|cache| engines().map(|io| (io, cache))) {
+        let mut machine = Machine::new(io, write_cache);
         for batch in batches {
             machine.run(batch);
             machine.read_back();
@@ -260,8 +357,8 @@ proptest! {
 /// The recorder itself: what is not flushed can be lost.
 #[test]
 fn a_write_alone_is_not_stable() {
-    let mut machine = Machine::new(IoContext::inline());
-    let write = Op::Write { lba: 3, blocks: 1, fua: false, fill: 7 };
+    let mut machine = Machine::new(IoContext::inline(), WriteCache::Back);
+    let write = Op::Fill { how: How::Write, lba: 3, blocks: 1, fill: 7 };
     machine.run(&Batch { ops: vec![write], flush_fails: false });
     let medium = |survives| machine.record.lock().unwrap().power_loss(|| survives);
     assert_eq!(medium(false)[3 * BLOCK], 0);

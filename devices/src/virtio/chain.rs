@@ -24,6 +24,8 @@ pub(crate) enum BadChain {
     Order,
     #[error("it has more than {MAX_SEGMENTS} descriptors")]
     Length,
+    #[error("it leads nowhere, or back to itself")]
+    Cut,
 }
 
 /// Segments of one chain: those that the device reads, then those that it writes. Kept from
@@ -58,7 +60,9 @@ impl Segments {
     ) -> Result<(), BadChain> {
         self.all.clear();
         self.readable = 0;
+        let mut goes_on = true;
         for descriptor in chain {
+            goes_on = descriptor.has_next();
             if self.all.len() == MAX_SEGMENTS {
                 return Err(BadChain::Length);
             }
@@ -72,7 +76,7 @@ impl Segments {
             self.all.push(iovec { iov_base, iov_len: len });
             self.readable += usize::from(!writable);
         }
-        Ok(())
+        if goes_on { Err(BadChain::Cut) } else { Ok(()) }
     }
 
     /// The parts of the request, with `response_len` bytes of response if the chain has as many.

@@ -44,7 +44,16 @@ impl Descriptor {
     }
 
     pub(super) fn flush(&self) -> io::Result<()> {
-        self.file.sync_data()
+        sys::sync_data(&self.file)
+    }
+
+    /// Direct I/O leaves nothing in the cache. What cannot be dropped is read from there.
+    pub(super) fn drop_cached(&self, offset: u64, len: u64) {
+        if self.alignment == Alignment::NONE
+            && let Err(error) = sys::drop_cached(&self.file, offset, len)
+        {
+            log::debug!("the page cache keeps what it has: {error}");
+        }
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {

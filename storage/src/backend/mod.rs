@@ -115,6 +115,10 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// What the host says; nothing can then be assumed about earlier writes.
     fn flush(&self) -> io::Result<()>;
 
+    /// Has the next read of these bytes come from the medium, as far as the host lets it: what it
+    /// caches of them and has made stable is dropped.
+    fn drop_cached(&self, _offset: u64, _len: u64) {}
+
     /// What [`Backend::unmap`] can do.
     fn provisioning(&self) -> Provisioning {
         Provisioning::default()
@@ -147,13 +151,6 @@ pub trait Backend: fmt::Debug + Send + Sync {
 
     /// A descriptor on which the same offsets mean the same bytes, for a ring to use directly.
     fn raw_fd(&self) -> Option<BorrowedFd<'_>>;
-}
-
-/// Whether the host did nothing, being short of something for now or told to stop.
-pub(crate) fn is_shortage(error: &io::Error) -> bool {
-    let shortages =
-        [libc::ENOMEM, libc::EAGAIN, libc::EBUSY, libc::ENOBUFS, libc::ECANCELED, libc::EINTR];
-    error.raw_os_error().is_some_and(|errno| shortages.contains(&errno))
 }
 
 #[cfg(test)]

@@ -19,6 +19,9 @@ use crate::buffer::DataBuf;
 /// `IOV_MAX`: the segments that one system call takes.
 pub(crate) const MAX_SEGMENTS: usize = 1024;
 
+/// Bytes of the largest folio in the page cache: what an entry of a page middle directory maps.
+const MAX_FOLIO: u64 = 2 << 20;
+
 // linux/fs.h; not in libc.
 const BLKROGET: libc::Ioctl = 0x125e;
 const BLKDISCARD: libc::Ioctl = 0x1277;
@@ -65,6 +68,29 @@ pub(super) fn write(file: &File, data: &DataBuf, offset: u64) -> io::Result<usiz
     let (fd, offset, count) = (file.as_raw_fd(), position(offset)?, segment_count(data));
     // SAFETY: the segments come from a `DataBuf`, whose memory is valid.
     checked(|| unsafe { libc::pwritev2(fd, data.iovecs().as_ptr(), count, offset, 0) })
+}
+
+/// Makes the data of `file` stable. It is tried once: a call that a signal interrupts may have taken
+/// note of a failed write-back, and the next would not hear of it.
+pub(super) fn sync_data(file: &File) -> io::Result<()> {
+    // SAFETY: no memory is passed.
+    match unsafe { libc::fdatasync(file.as_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Drops what the page cache has of these bytes and need not write first. It drops whole folios
+/// only, so those go that reach into the range.
+pub(super) fn drop_cached(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    let start = offset - offset % MAX_FOLIO;
+    let end = offset.saturating_add(len).div_ceil(MAX_FOLIO).saturating_mul(MAX_FOLIO);
+    let (fd, start, len) = (file.as_raw_fd(), position(start)?, position(end - start)?);
+    // SAFETY: no memory is passed.
+    match unsafe { libc::posix_fadvise(fd, start, len, libc::POSIX_FADV_DONTNEED) } {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
 }
 
 /// fallocate(2), which keeps the size.

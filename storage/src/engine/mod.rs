@@ -207,6 +207,9 @@ impl IoContext {
     }
 }
 
+/// Makes a medium stable, or has no turn to do so.
+type Flush = fn(&Medium) -> Option<io::Result<()>>;
+
 /// A task together with the I/O that it waits for.
 #[derive(Debug)]
 struct Transfer {
@@ -228,7 +231,7 @@ impl Transfer {
 
     /// Blocks until it is done.
     fn carry_out(self, medium: &Medium) -> Answer {
-        self.carry_out_with(medium, Medium::flush)
+        self.carry_out_with(medium, |medium| Some(medium.flush()))
     }
 
     /// Blocks until it is done, but does not wait for a flush of somebody else, which may be one
@@ -237,21 +240,23 @@ impl Transfer {
         self.carry_out_with(medium, Medium::try_flush)
     }
 
-    fn carry_out_with(mut self, medium: &Medium, flush: fn(&Medium) -> io::Result<()>) -> Answer {
+    fn carry_out_with(mut self, medium: &Medium, flush: Flush) -> Answer {
         let result = self.block_on(medium, flush);
         self.end(result, || medium.name().to_owned())
     }
 
-    fn block_on(
-        &mut self,
-        medium: &Medium,
-        flush: fn(&Medium) -> io::Result<()>,
-    ) -> Result<(), Failure> {
-        let flush_if = |needed| if needed { flush(medium).map_err(Failure::Flush) } else { Ok(()) };
+    fn block_on(&mut self, medium: &Medium, flush: Flush) -> Result<(), Failure> {
+        let flush_if = |needed| match needed {
+            true => flush(medium).ok_or(Failure::NoTurn)?.map_err(Failure::Flush),
+            false => Ok(()),
+        };
         let (task, block_size) = (&mut self.task, self.block_size);
         match &self.io {
             &BlockIo::Read { offset, fua } => {
                 flush_if(fua)?;
+                if fua {
+                    medium.backend().drop_cached(offset, task.data_in.len() as u64);
+                }
                 let result = medium.backend().read(offset, &mut task.data_in);
                 result.map_err(|error| self.failure(error))
             }
@@ -271,18 +276,13 @@ impl Transfer {
             }
             &BlockIo::Verify { range, compare } => {
                 flush_if(true)?;
+                medium.backend().drop_cached(range.offset, range.len);
                 compound::verify(task, medium, range, block_size, compare)
             }
         }
     }
 
-    /// Answers for what the host said about the medium of this name, where the kernel moved the
-    /// data.
-    fn finish(self, result: io::Result<()>, name: impl FnOnce() -> String) -> Answer {
-        let result = result.map_err(|error| self.failure(error));
-        self.end(result, name)
-    }
-
+    /// Answers for what came of it on the medium of this name.
     fn end(self, result: Result<(), Failure>, name: impl FnOnce() -> String) -> Answer {
         match &result {
             Ok(()) | Err(Failure::Miscompare { .. } | Failure::Aborted) => {}
@@ -292,14 +292,13 @@ impl Transfer {
         self.task.answer(outcome::response(result, self.block_size, resid))
     }
 
-    /// Where a transfer stands at which the host failed.
+    /// Where a transfer stands that the host did not go on with.
     fn failure(&self, error: io::Error) -> Failure {
         let moved = u64::from(self.len.saturating_sub(self.task.buffer_len()));
         match self.io {
+            _ if error.raw_os_error() == Some(libc::ECANCELED) => Failure::Aborted,
             BlockIo::Read { offset, .. } => Failure::Read { error, at: offset + moved },
-            BlockIo::Write { offset, .. } if !self.task.data_out.is_empty() => {
-                Failure::Write { error, at: offset + moved }
-            }
+            BlockIo::Write { offset, .. } => Failure::Write { error, at: offset + moved },
             _ => Failure::Flush(error),
         }
     }

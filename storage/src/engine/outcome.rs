@@ -4,7 +4,6 @@
 use std::fmt;
 use std::io;
 
-use crate::backend::is_shortage;
 use crate::scsi::sense::{Sense, SenseCode, SenseKey};
 use crate::scsi::status::Status;
 use crate::task::{Response, ServiceResponse};
@@ -16,8 +15,10 @@ pub(super) enum Failure {
     Read { error: io::Error, at: u64 },
     /// The host did not write, unmap or zero.
     Write { error: io::Error, at: u64 },
-    /// The host did not make stable what was written, nobody knows where.
+    /// The host did not make stable what was written, nobody knows where. It is lost.
     Flush(io::Error),
+    /// A flush was not begun, so nothing is lost.
+    NoTurn,
     /// The medium holds something else than data-out.
     Miscompare { at: u64 },
     /// The initiator wanted no more of it.
@@ -30,6 +31,7 @@ impl fmt::Display for Failure {
             Failure::Read { error, at } => write!(f, "cannot read at byte {at}: {error}"),
             Failure::Write { error, at } => write!(f, "cannot write at byte {at}: {error}"),
             Failure::Flush(error) => write!(f, "cannot flush: {error}"),
+            Failure::NoTurn => write!(f, "the flush was not begun"),
             Failure::Miscompare { at } => write!(f, "miscompare at byte {at}"),
             Failure::Aborted => write!(f, "aborted"),
         }
@@ -39,7 +41,13 @@ impl fmt::Display for Failure {
 /// The response to an I/O on blocks of `block_size` bytes, with `resid` bytes not transferred.
 pub(super) fn response(result: Result<(), Failure>, block_size: u32, resid: u32) -> Response {
     let Err(failure) = result else { return Response::good(resid) };
+    // The initiator tries again.
+    let busy = Response::Status { status: Status::BUSY, sense: None, resid };
     let (error, at) = match &failure {
+        Failure::NoTurn => return busy,
+        Failure::Read { error, .. } | Failure::Write { error, .. } if is_shortage(error) => {
+            return busy;
+        }
         Failure::Read { error, at } | Failure::Write { error, at } => (error, Some(*at)),
         Failure::Flush(error) => (error, None),
         Failure::Miscompare { at } => {
@@ -48,16 +56,19 @@ pub(super) fn response(result: Result<(), Failure>, block_size: u32, resid: u32)
         }
         Failure::Aborted => return Response::Failed(ServiceResponse::Aborted),
     };
-    if is_shortage(error) {
-        // The initiator tries again.
-        return Response::Status { status: Status::BUSY, sense: None, resid };
-    }
     match error.raw_os_error() {
         Some(libc::EBADE) => {
             Response::Status { status: Status::RESERVATION_CONFLICT, sense: None, resid }
         }
         number => check_condition(sense_code(&failure, number), at, block_size, resid),
     }
+}
+
+/// Whether the host did nothing, being short of something for now or told to stop.
+fn is_shortage(error: &io::Error) -> bool {
+    let shortages =
+        [libc::ENOMEM, libc::EAGAIN, libc::EBUSY, libc::ENOBUFS, libc::ECANCELED, libc::EINTR];
+    error.raw_os_error().is_some_and(|errno| shortages.contains(&errno))
 }
 
 /// CHECK CONDITION that names the LBA of byte `at`, if an LBA is to blame (SBC-4, Error
@@ -78,9 +89,13 @@ fn sense_code(failure: &Failure, errno: Option<i32>) -> SenseCode {
         (Failure::Read { .. }, Some(libc::EIO | libc::ENODATA | libc::EILSEQ) | None) => {
             SenseCode::UNRECOVERED_READ_ERROR
         }
-        (Failure::Write { .. } | Failure::Flush(_), Some(libc::EIO | libc::ENODATA) | None) => {
-            SenseCode::WRITE_ERROR
-        }
+        // However a flush failed, the medium takes no writes any more.
+        (Failure::Write { .. }, Some(libc::EIO | libc::ENODATA) | None)
+        | (Failure::Flush(_), _) => SenseCode::WRITE_ERROR,
+        // The initiator tries again. COMMAND TIMEOUT DURING PROCESSING would be closer, but Linux
+        // takes it for the end of a command duration limit, and gives up.
+        (_, Some(libc::ETIMEDOUT)) => SenseCode::LOGICAL_UNIT_COMMUNICATION_TIME_OUT,
+        (_, Some(libc::ENOLINK)) => SenseCode::LOGICAL_UNIT_COMMUNICATION_FAILURE,
         _ => SenseCode::INTERNAL_TARGET_FAILURE,
     }
 }
@@ -109,12 +124,24 @@ mod tests {
             (STEPS[0], libc::EIO, SenseCode::UNRECOVERED_READ_ERROR, Some(8)),
             (STEPS[1], libc::EIO, SenseCode::WRITE_ERROR, Some(9)),
             (STEPS[2], libc::EIO, SenseCode::WRITE_ERROR, None),
+            (STEPS[2], libc::ENOMEM, SenseCode::WRITE_ERROR, None),
+            (STEPS[2], libc::ENOSPC, SenseCode::SPACE_ALLOCATION_FAILED_WRITE_PROTECT, None),
             (STEPS[1], libc::ENOSPC, SenseCode::SPACE_ALLOCATION_FAILED_WRITE_PROTECT, None),
             (STEPS[1], libc::EROFS, SenseCode::WRITE_PROTECTED, None),
             (STEPS[0], libc::EINVAL, SenseCode::INTERNAL_TARGET_FAILURE, None),
+            (STEPS[1], libc::EREMOTEIO, SenseCode::INTERNAL_TARGET_FAILURE, None),
+            (STEPS[1], libc::ENODEV, SenseCode::INTERNAL_TARGET_FAILURE, None),
+            (STEPS[0], libc::ETIMEDOUT, SenseCode::LOGICAL_UNIT_COMMUNICATION_TIME_OUT, None),
+            (STEPS[1], libc::ENOLINK, SenseCode::LOGICAL_UNIT_COMMUNICATION_FAILURE, None),
+            (STEPS[2], libc::ETIMEDOUT, SenseCode::WRITE_ERROR, None),
         ] {
             let sense = Sense { information, ..code.into() };
             assert_eq!(failed(step, errno), Response::check_condition(sense, 100), "{errno}");
+        }
+        // The initiator tries what was aborted again.
+        for errno in [libc::ETIMEDOUT, libc::ENOLINK] {
+            let Response::Status { sense: Some(sense), .. } = failed(read, errno) else { panic!() };
+            assert_eq!(sense.code.key, SenseKey::ABORTED_COMMAND);
         }
     }
 
@@ -137,6 +164,8 @@ mod tests {
         }
         let busy = Response::Status { status: Status::BUSY, sense: None, resid: 100 };
         assert_eq!(failed(read, libc::ENOMEM), busy);
+        assert_eq!(failed(write, libc::ECANCELED), busy);
+        assert_eq!(response(Err(Failure::NoTurn), 512, 100), busy);
     }
 
     #[test]

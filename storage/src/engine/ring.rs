@@ -14,6 +14,7 @@ use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::outcome::Failure;
 use super::{BlockIo, Pool, Transfer, Wakeups};
 use crate::backend::{Alignment, FlushTurn, MAX_SEGMENTS, Medium};
 use crate::buffer::DataBuf;
@@ -131,11 +132,14 @@ impl Ring {
     pub(super) fn cancel_aborted(&mut self) {
         for index in 0..self.ops.len() {
             let Some(Some(op)) = self.ops.get_mut(index) else { continue };
-            if op.transfer.task.is_aborted() && !std::mem::replace(&mut op.cancelled, true) {
-                let entry = opcode::AsyncCancel::new(index as u64).build();
-                if let Err(error) = self.push(&entry.user_data(CANCEL)) {
-                    log::warn!("an aborted transfer is not cancelled: {error}");
-                }
+            if op.cancelled || !op.transfer.task.is_aborted() {
+                continue;
+            }
+            op.cancelled = true;
+            let entry = opcode::AsyncCancel::new(index as u64).build();
+            if let Err(error) = self.push(&entry.user_data(CANCEL)) {
+                // It ends by itself, and no further step of it is begun.
+                log::warn!("an aborted transfer is not cancelled: {error}");
             }
         }
     }
@@ -195,7 +199,7 @@ impl Ring {
         };
         let mut progress = op.progress(entry.result());
         if op.cancelled && !matches!(progress, Progress::Done(_)) {
-            progress = Progress::Done(Err(io::Error::from_raw_os_error(libc::ECANCELED)));
+            progress = Progress::Done(Err(not_begun()));
         }
         if let Progress::Again = progress {
             match self.push(&op.entry().user_data(index as u64)) {
@@ -203,7 +207,10 @@ impl Ring {
                     self.ops[index] = Some(op);
                     return;
                 }
-                Err(error) => progress = Progress::Done(Err(error)),
+                Err(error) => {
+                    log::warn!("io_uring takes no more: {error}");
+                    progress = Progress::Done(Err(not_begun()));
+                }
             }
         }
         self.free.push(index);
@@ -244,24 +251,25 @@ impl Op {
 
     /// Takes the kernel's `result`: bytes moved, or a negative errno.
     fn progress(&mut self, result: i32) -> Progress {
-        let result = match u32::try_from(result) {
-            Ok(moved) => Ok(moved),
-            Err(_) if -result == libc::EINTR => return Progress::Again,
-            Err(_) => Err(io::Error::from_raw_os_error(-result)),
-        };
+        let result = u32::try_from(result)
+            .map_err(|_| io::Error::from_raw_os_error(result.saturating_neg()));
         match (&self.step, result) {
             (Step::Flush(_), result) => Progress::Done(result.map(drop)),
+            (Step::Move(_), Err(error)) if error.kind() == io::ErrorKind::Interrupted => {
+                Progress::Again
+            }
             (Step::Move(_), Err(error)) => Progress::Done(Err(error)),
             (Step::Move(offset), Ok(moved)) => self.moved(*offset, moved),
         }
     }
 
     fn finish(self, result: io::Result<()>) -> Answer {
-        let result = match self.step {
-            Step::Flush(turn) => turn.end(result),
-            Step::Move(_) => result,
+        let result = match (self.step, result) {
+            (Step::Flush(_), Err(error)) if is_not_begun(&error) => Err(Failure::NoTurn),
+            (Step::Flush(turn), result) => turn.end(result).map_err(Failure::Flush),
+            (Step::Move(_), result) => result.map_err(|error| self.transfer.failure(error)),
         };
-        self.transfer.finish(result, || path_of(self.fd))
+        self.transfer.end(result, || path_of(self.fd))
     }
 
     fn moved(&mut self, offset: u64, moved: u32) -> Progress {
@@ -291,6 +299,15 @@ impl Op {
             None => Progress::Wait(medium),
         }
     }
+}
+
+/// What the kernel says of an operation that it was told to cancel before it began.
+fn not_begun() -> io::Error {
+    io::Error::from_raw_os_error(libc::ECANCELED)
+}
+
+fn is_not_begun(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ECANCELED)
 }
 
 /// Names an open file in a log.
@@ -323,5 +340,46 @@ impl Drop for Ring {
 impl fmt::Debug for Ring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Ring({} of {} in flight)", self.ops.len() - self.free.len(), self.ops.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{Geometry, Memory};
+    use crate::scsi::cdb::Cdb;
+    use crate::scsi::sense::SenseCode;
+    use crate::scsi::status::Status;
+    use crate::task::{ReplySink, Response, Task, Ticket};
+
+    struct Nobody;
+
+    impl ReplySink for Nobody {
+        fn complete(&self, _: Answer) {}
+    }
+
+    /// How a flush is answered of which the kernel says `result`, and whether writes are lost.
+    fn flushed(result: i32) -> (Response, bool) {
+        let memory = Memory::new(Geometry { blocks: 1, block_size: 512 });
+        let medium = Arc::new(Medium::new("test", Box::new(memory)));
+        let ticket = Ticket::new(Arc::new(Nobody));
+        let task = Task::new(ticket, Cdb::new(&[0x35]), DataBuf::empty(), DataBuf::empty());
+        let step = Step::Flush(FlushTurn::begin(Arc::clone(&medium)).unwrap());
+        let transfer = Transfer::new(task, &medium, BlockIo::Flush, 0);
+        let alignment = Alignment::NONE;
+        let mut op = Op { transfer, cancelled: false, fd: -1, alignment, step, medium: None };
+        let Progress::Done(result) = op.progress(result) else { panic!("it is not tried again") };
+        (op.finish(result).response, medium.has_lost_writes())
+    }
+
+    #[test]
+    fn only_a_flush_that_did_not_begin_loses_nothing() {
+        assert_eq!(flushed(0), (Response::good(0), false));
+        let busy = Response::Status { status: Status::BUSY, sense: None, resid: 0 };
+        assert_eq!(flushed(-libc::ECANCELED), (busy, false));
+        for errno in [libc::EIO, libc::EINTR, libc::EAGAIN, libc::ENOMEM, libc::EBUSY] {
+            let lost = Response::check_condition(SenseCode::WRITE_ERROR, 0);
+            assert_eq!(flushed(-errno), (lost, true), "{errno}");
+        }
     }
 }

@@ -20,7 +20,7 @@ use crate::lun::LogicalUnit;
 use crate::scsi::sense::SenseCode;
 
 /// A logical unit's place in its bus.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct UnitIndex(pub(super) u32);
 
 /// A logical unit at its place.
@@ -199,6 +199,8 @@ pub struct Bus {
 struct Orders {
     /// Somebody serves the lane.
     open: bool,
+    /// Commands of the lane may run for ever, and nobody will say when they have ended.
+    leaked: bool,
     managements: Vec<Arc<Management>>,
 }
 
@@ -310,7 +312,13 @@ impl Bus {
         address: LunAddress,
         reply: Reply,
     ) -> Option<Arc<Management>> {
+        // What is quarantined has commands that do not end, and need not be waited for again.
+        let quarantined = |unit: &Arc<Unit>| unit.gate.passage() == Passage::Quarantined;
         let units = match self.named(function, address) {
+            Ok(units) if function.ends_commands() && units.iter().any(quarantined) => {
+                reply(Outcome::Failed);
+                return None;
+            }
             Ok(units) => units,
             Err(outcome) => {
                 reply(outcome);
@@ -320,8 +328,11 @@ impl Bus {
         let management = Management::begin(function, units, reply);
         for (lane, orders) in self.orders.iter().enumerate() {
             let mut orders = lock(orders);
-            // A lane that nobody serves has no commands.
-            if orders.open {
+            if orders.leaked {
+                // Never to be acknowledged.
+                management.expect();
+            } else if orders.open {
+                // A lane that nobody serves has no commands.
                 management.expect();
                 orders.managements.push(Arc::clone(&management));
                 self.wakers.wake(lane);
@@ -338,8 +349,8 @@ impl Bus {
         match (function, address.lun) {
             (Function::ClearAca, _) => Err(Outcome::Rejected),
             (Function::NexusReset, _) => Ok(target.units().cloned().collect()),
-            // It answers every command at once.
-            (_, Lun::ReportLuns) => Err(Outcome::Complete),
+            // It answers every command at once, but some may still lie in a ring.
+            (_, Lun::ReportLuns) => Ok(Vec::new()),
             (_, Lun::Unit(number)) => {
                 target.unit(number).map(|unit| vec![Arc::clone(unit)]).ok_or(Outcome::IncorrectLun)
             }
@@ -351,6 +362,14 @@ impl Bus {
     pub(super) fn take_orders(&self, lane: usize) -> Vec<Arc<Management>> {
         let orders = self.orders.get(lane);
         orders.map(|orders| std::mem::take(&mut lock(orders).managements)).unwrap_or_default()
+    }
+
+    /// Nobody serves `lane` any more, and nobody knows when its commands end: functions that wait
+    /// for it fail.
+    pub(super) fn leak_lane(&self, lane: usize) {
+        if let Some(orders) = self.orders.get(lane) {
+            *lock(orders) = Orders { leaked: true, ..Orders::default() };
+        }
     }
 
     /// Nobody serves `lane` any more; returns what it has been told and not done.

@@ -18,10 +18,13 @@ pub(super) fn run(target: &Target, unit: &Unit, task: Task, io: &mut IoContext) 
     }
     match operation.map(|row| row.operation) {
         Some(Operation::ReportLuns) => Submitted::Done(responders::report_luns(target, task)),
-        Some(Operation::RequestSense) => match next_attention(unit) {
-            Some(code) => Submitted::Done(responders::request_sense(task, code)),
-            None => unit.lun.submit(task, io),
-        },
+        // What has no room for the condition must not take it away.
+        Some(Operation::RequestSense) if responders::has_room_for_sense(&task) => {
+            match next_attention(unit) {
+                Some(code) => Submitted::Done(responders::request_sense(task, code)),
+                None => unit.lun.submit(task, io),
+            }
+        }
         _ => unit.lun.submit(task, io),
     }
 }

@@ -75,6 +75,11 @@ impl Function {
         }
     }
 
+    /// Whether it ends commands.
+    pub(super) fn ends_commands(self) -> bool {
+        matches!(self.order(), Order::End(_))
+    }
+
     fn order(self) -> Order {
         match self {
             Function::QueryTask(_) | Function::QueryTaskSet => Order::Look,
@@ -97,6 +102,7 @@ impl Function {
 /// A function under way.
 pub struct Management {
     function: Function,
+    /// In the order of their places.
     units: Vec<Arc<Unit>>,
     /// Acknowledgements that are still to come.
     left: AtomicUsize,
@@ -115,9 +121,10 @@ impl Management {
     /// Begins `function` on `units`, for which its beginner has the one acknowledgement to give.
     pub(super) fn begin(
         function: Function,
-        units: Vec<Arc<Unit>>,
+        mut units: Vec<Arc<Unit>>,
         reply: Reply,
     ) -> Arc<Management> {
+        units.sort_unstable_by_key(|unit| unit.index);
         if function.attention().is_some() {
             units.iter().for_each(|unit| unit.gate.hold());
         }
@@ -141,7 +148,8 @@ impl Management {
 
     /// Whether `unit` is among them.
     pub(super) fn is_about(&self, unit: &Arc<Unit>) -> bool {
-        self.units.iter().any(|other| Arc::ptr_eq(unit, other))
+        let at = self.units.binary_search_by_key(&unit.index, |unit| unit.index);
+        at.ok().and_then(|at| self.units.get(at)).is_some_and(|other| Arc::ptr_eq(unit, other))
     }
 
     /// Whether it names the commands of this tag.

@@ -46,6 +46,12 @@ fn no_unit_inquiry(task: Task) -> Answer {
     task.answer_data(&data, allocation_length)
 }
 
+/// Whether the data of a REQUEST SENSE fits its data-in buffer.
+pub(super) fn has_room_for_sense(task: &Task) -> bool {
+    let len = Sense::from(SenseCode::NO_SENSE).to_bytes(task.cdb.bit(1, 0)).len();
+    task.data_in.len() >= len.min(task.cdb.u8(4).into())
+}
+
 /// REQUEST SENSE that returns `code`.
 pub(super) fn request_sense(task: Task, code: SenseCode) -> Answer {
     let allocation_length = task.cdb.u8(4).into();

@@ -5,8 +5,11 @@
 pub mod faulty;
 pub mod host;
 pub mod recorder;
+pub mod seccomp;
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -113,6 +116,37 @@ impl Drop for Initiator {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             assert!(self.is_idle(), "a command was not answered");
+        }
+    }
+}
+
+/// What the page cache holds of a file, in pages (cachestat(2)).
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct PageCache {
+    pub cached: u64,
+    pub dirty: u64,
+    pub writeback: u64,
+    evicted: [u64; 2],
+}
+
+impl PageCache {
+    pub fn not_stable(&self) -> u64 {
+        self.dirty + self.writeback
+    }
+}
+
+/// What the page cache holds of `len` bytes of `file`; `None` before Linux 6.5.
+pub fn page_cache(file: &File, offset: u64, len: u64) -> Option<PageCache> {
+    const SYS_CACHESTAT: libc::c_long = 451;
+    let (range, mut pages) = ([offset, len], PageCache::default());
+    let (from, to) = (&raw const range, &raw mut pages);
+    // SAFETY: it reads the range and writes what it says of it.
+    match unsafe { libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), from, to, 0) } {
+        0 => Some(pages),
+        _ => {
+            eprintln!("skipped: no cachestat: {}", std::io::Error::last_os_error());
+            None
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
-use storage::backend::{Backend, Geometry};
+use storage::backend::{Backend, Geometry, Provisioning};
 use storage::buffer::DataBuf;
 
 /// What a write put into one block.
@@ -106,6 +106,15 @@ impl Backend for Recorder {
         }
         pending.iter().for_each(|write| put(&mut record.stable, write));
         Ok(())
+    }
+
+    fn provisioning(&self) -> Provisioning {
+        let granularity = Some(self.geometry.block_size);
+        Provisioning { unmap_granularity: granularity, unmapped_reads_zero: true }
+    }
+
+    fn unmap(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.zero(offset, len, true)
     }
 
     fn zero(&self, offset: u64, len: u64, _may_unmap: bool) -> io::Result<()> {

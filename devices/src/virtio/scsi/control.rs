@@ -94,22 +94,19 @@ impl ControlThread {
     /// Does all there is to do, then sleeps until there is more.
     fn serve(&mut self) -> io::Result<()> {
         let (outcomes, events) = self.notices.take();
-        let mut deadline = None;
+        let (mut deadline, mut more) = (None, false);
         if let Some(control) = &mut self.control {
             for (id, outcome) in outcomes {
                 control.answer(id, outcome)?;
             }
-            control.pop_all()?;
+            more = control.pop_batch()?;
             deadline = control.expire();
             control.notify()?;
         }
         if let Some(queue) = &mut self.events {
             queue.tell(events).map_err(|error| broken(&error))?;
         }
-        let timeout = deadline.map_or(-1, |deadline| {
-            let left = deadline.saturating_duration_since(Instant::now()).as_millis();
-            i32::try_from(left.saturating_add(1)).unwrap_or(i32::MAX)
-        });
+        let timeout = if more { 0 } else { deadline.map_or(-1, milliseconds_until) };
         match self.epoll.wait(timeout, &mut [EpollEvent::default(); 4]) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
             _ => Ok(()),
@@ -145,16 +142,16 @@ struct Pending {
 }
 
 impl ControlQueue {
-    /// Takes every request from the ring, as many as the ring has places.
-    fn pop_all(&mut self) -> io::Result<()> {
-        loop {
-            while self.pending.len() < usize::from(self.queue.size()) && self.pop()? {}
-            let more =
-                self.queue.enable_notification(&*self.memory).map_err(|error| broken(&error))?;
-            if !more || self.pending.len() >= usize::from(self.queue.size()) {
-                return Ok(());
-            }
+    /// Takes requests from the ring, but no more than it is long, so that a driver that adds them
+    /// as fast cannot keep the thread from all else. Whether there may be more.
+    fn pop_batch(&mut self) -> io::Result<bool> {
+        let size = usize::from(self.queue.size());
+        let mut popped = 0;
+        while popped < size && self.pending.len() < size && self.pop()? {
+            popped += 1;
         }
+        let more = self.queue.enable_notification(&*self.memory).map_err(|error| broken(&error))?;
+        Ok(more && popped > 0)
     }
 
     fn pop(&mut self) -> io::Result<bool> {
@@ -253,6 +250,12 @@ impl ControlQueue {
         }
         Ok(())
     }
+}
+
+/// As epoll wants it; rounded up, so that nobody wakes too early.
+fn milliseconds_until(deadline: Instant) -> i32 {
+    let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+    i32::try_from(left.saturating_add(1)).unwrap_or(i32::MAX)
 }
 
 fn broken(error: &virtio_queue::Error) -> io::Error {

@@ -250,6 +250,7 @@ impl VirtioDevice for Controller {
         for worker in self.workers.extract_if(.., serves).collect::<Vec<_>>() {
             worker.stop(&self.spec.id);
             if worker.queues.len() > 1 {
+                self.bus.listen(None);
                 worker.driver.needs_reset();
             }
             worker.join(&self.spec.id);

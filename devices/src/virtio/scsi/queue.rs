@@ -213,6 +213,7 @@ impl Requests {
     /// Keeps the memory of open requests for ever, where somebody may still write to it.
     fn leak(&mut self) {
         self.slots.leak();
+        self.lane.leak();
         std::mem::forget(Arc::clone(&self.memory));
     }
 
@@ -256,11 +257,12 @@ impl Requests {
         let Buffers { mut readable, response, writable } = buffers;
         let header = self.read_header(&mut readable);
         let data_in_len = u32::try_from(writable.len()).unwrap_or(u32::MAX);
+        let has_room = response.len() >= CommandResponse::MIN_LEN;
         self.slots.open(place, Open { head, response, data_in_len });
         // Both directions at once would need VIRTIO_SCSI_F_INOUT, which is not offered.
         let bidirectional = !readable.is_empty() && !writable.is_empty();
         Some(match (self.note(filled), header) {
-            (Some(()), Some(request)) if !bidirectional => match request.address {
+            (Some(()), Some(request)) if has_room && !bidirectional => match request.address {
                 Some(address) => {
                     let task = Task::new(ticket, request.cdb, readable, writable);
                     Request::Command(address, task.tagged(request.tag, request.attribute))

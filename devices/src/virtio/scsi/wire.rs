@@ -154,6 +154,9 @@ pub(super) struct CommandResponse {
 }
 
 impl CommandResponse {
+    /// Without sense data.
+    pub(super) const MIN_LEN: usize = RESPONSE_FIXED_LEN;
+
     /// To a request that cannot be understood.
     pub(super) const FAILURE: CommandResponse = CommandResponse::failed(ResponseCode::FAILURE);
 

@@ -10,10 +10,14 @@
 //!
 //! | | waits for commands inside | keeps out |
 //! |---|---|---|
-//! | a turn (ORDERED command, detaching) | yes, in line | SIMPLE, later turns; a change also HEAD OF QUEUE |
+//! | a turn (ORDERED command, detaching) | yes, in line | later turns and SIMPLE commands; a change also HEAD OF QUEUE |
 //! | a HEAD OF QUEUE command | no | SIMPLE, turns |
 //! | a hold (reset) | no: it aborts them | everything |
 //! | a quarantine (commands that do not end) | no | everything, for good or until they end |
+//!
+//! SIMPLE commands that came behind a turn and before another stand between the two in line, all
+//! those of one lane in one place, so that no stream of turns can keep them out for ever. Without
+//! turns there is no line.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
@@ -66,7 +70,9 @@ struct InFlight(AtomicU32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Waiter {
     /// A lane with an ORDERED command.
-    Lane(usize),
+    Turn(usize),
+    /// A lane with SIMPLE commands.
+    Share(usize),
     /// A thread with a change.
     Change(u64),
 }
@@ -74,7 +80,7 @@ enum Waiter {
 /// What keeps commands out.
 #[derive(Debug, Default)]
 struct Keepers {
-    /// The first has the turn once nobody is inside; then `taken` is set.
+    /// The first has its turn once nobody is inside; then `taken` is set.
     line: VecDeque<Waiter>,
     taken: bool,
     heads: u32,
@@ -90,11 +96,15 @@ impl Keepers {
             Passage::Gone
         } else if self.quarantines > 0 {
             Passage::Quarantined
-        } else if self.holds > 0 || self.heads > 0 || !self.line.is_empty() {
+        } else if self.holds > 0 || self.heads > 0 || self.has_turns() {
             Passage::Closed
         } else {
             Passage::Open
         }
+    }
+
+    fn has_turns(&self) -> bool {
+        self.line.iter().any(|waiter| !matches!(waiter, Waiter::Share(_)))
     }
 
     fn may_take(&self, waiter: Waiter) -> bool {
@@ -150,8 +160,8 @@ impl Gate {
             _ if change || keepers.holds > 0 => return Passage::Closed,
             _ => keepers.heads += 1,
         }
-        self.count_in(lane);
-        self.update(&keepers);
+        self.count_in(lane, 1);
+        self.update(&mut keepers);
         Passage::Open
     }
 
@@ -159,8 +169,8 @@ impl Gate {
     /// woken when [`Gate::take_turn`] may succeed.
     pub(super) fn line_up(&self, lane: usize) {
         let mut keepers = self.keepers();
-        keepers.line.push_back(Waiter::Lane(lane));
-        self.update(&keepers);
+        keepers.line.push_back(Waiter::Turn(lane));
+        self.update(&mut keepers);
     }
 
     /// Counts the command of `lane` in that is in line, if it is first and nobody is inside.
@@ -168,22 +178,51 @@ impl Gate {
         let mut keepers = self.keepers();
         match keepers.passage() {
             gone @ (Passage::Gone | Passage::Quarantined) => gone,
-            _ if keepers.may_take(Waiter::Lane(lane)) && !self.is_busy() => {
+            _ if keepers.may_take(Waiter::Turn(lane)) && !self.is_busy() => {
                 keepers.taken = true;
-                self.count_in(lane);
+                self.count_in(lane, 1);
                 Passage::Open
             }
             _ => Passage::Closed,
         }
     }
 
+    /// Counts `commands` SIMPLE commands of `lane` in that have to wait, if they need not any more.
+    /// Otherwise the lane has a place in line, if there is one, and is woken when it may try
+    /// again.
+    pub(super) fn share(&self, lane: usize, commands: u32) -> Passage {
+        let mut keepers = self.keepers();
+        let waiter = Waiter::Share(lane);
+        match keepers.passage() {
+            Passage::Closed if keepers.heads == 0 && keepers.may_take(waiter) => {
+                keepers.line.pop_front();
+            }
+            Passage::Closed => {
+                if keepers.has_turns() && !keepers.line.contains(&waiter) {
+                    keepers.line.push_back(waiter);
+                }
+                return Passage::Closed;
+            }
+            Passage::Open => {}
+            gone => return gone,
+        }
+        self.count_in(lane, commands);
+        self.update(&mut keepers);
+        Passage::Open
+    }
+
+    /// Gives the place in line up that the SIMPLE commands of `lane` have.
+    pub(super) fn waive(&self, lane: usize) {
+        self.keep(|keepers| keepers.line.retain(|&waiter| waiter != Waiter::Share(lane)));
+    }
+
     /// Takes the last command of `lane` that is in line out of it.
     pub(super) fn step_out(&self, lane: usize) {
         let mut keepers = self.keepers();
-        if let Some(at) = keepers.line.iter().rposition(|&waiter| waiter == Waiter::Lane(lane)) {
+        if let Some(at) = keepers.line.iter().rposition(|&waiter| waiter == Waiter::Turn(lane)) {
             keepers.line.remove(at);
         }
-        self.update(&keepers);
+        self.update(&mut keepers);
     }
 
     /// Counts a command of `lane` out.
@@ -199,7 +238,7 @@ impl Gate {
             Admission::Turn => keepers.end_turn(),
             Admission::Head => keepers.heads = keepers.heads.saturating_sub(1),
         }
-        self.update(&keepers);
+        self.update(&mut keepers);
     }
 
     /// Whether commands may pass now.
@@ -215,6 +254,8 @@ impl Gate {
     /// Ends a [`Gate::hold`].
     pub(super) fn release(&self) {
         self.keep(|keepers| keepers.holds = keepers.holds.saturating_sub(1));
+        // Also those that may now pass others which still keep the gate closed.
+        self.wakers.wake_all();
     }
 
     /// Has all commands told to come later until as many [`Gate::end_quarantine`]s.
@@ -244,7 +285,8 @@ impl Gate {
         let mut keepers = self.keepers();
         keepers.end_turn();
         keepers.gone = passage == Passage::Gone;
-        self.update(&keepers);
+        self.update(&mut keepers);
+        self.wakers.wake_all();
         Some(result)
     }
 
@@ -253,13 +295,14 @@ impl Gate {
         keepers.changes += 1;
         let change = Waiter::Change(keepers.changes);
         keepers.line.push_back(change);
-        self.update(&keepers);
+        self.update(&mut keepers);
         let not_yet = |keepers: &mut Keepers| !keepers.may_take(change) || self.is_busy();
         let wait = self.drained.wait_timeout_while(keepers, timeout, not_yet);
         let (mut keepers, waited) = wait.unwrap_or_else(PoisonError::into_inner);
         if waited.timed_out() {
             keepers.line.retain(|&waiter| waiter != change);
-            self.update(&keepers);
+            self.update(&mut keepers);
+            self.wakers.wake_all();
             return false;
         }
         keepers.taken = true;
@@ -269,29 +312,32 @@ impl Gate {
     fn keep(&self, change: impl FnOnce(&mut Keepers)) {
         let mut keepers = self.keepers();
         change(&mut keepers);
-        self.update(&keepers);
+        self.update(&mut keepers);
     }
 
     /// Shows what the keepers now allow, and wakes whom it concerns.
-    fn update(&self, keepers: &Keepers) {
+    fn update(&self, keepers: &mut Keepers) {
+        if !keepers.has_turns() {
+            keepers.line.clear();
+        }
         let passage = keepers.passage();
         let before = self.word.swap(passage as u8, Ordering::SeqCst);
         if passage as u8 != before && passage != Passage::Closed {
             self.wakers.wake_all();
         }
-        if self.is_busy() {
-            return;
-        }
         match keepers.line.front() {
-            Some(&next @ Waiter::Lane(lane)) if keepers.may_take(next) => self.wakers.wake(lane),
-            Some(_) => self.drained.notify_all(),
-            None => {}
+            Some(&Waiter::Share(lane)) => self.wakers.wake(lane),
+            Some(&Waiter::Turn(lane)) if !keepers.taken && !self.is_busy() => {
+                self.wakers.wake(lane);
+            }
+            Some(Waiter::Change(_)) => self.drained.notify_all(),
+            _ => {}
         }
     }
 
-    fn count_in(&self, lane: usize) {
+    fn count_in(&self, lane: usize, commands: u32) {
         if let Some(in_flight) = self.in_flight.get(lane) {
-            in_flight.0.fetch_add(1, Ordering::SeqCst);
+            in_flight.0.fetch_add(commands, Ordering::SeqCst);
         }
     }
 

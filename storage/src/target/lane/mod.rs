@@ -7,10 +7,10 @@ mod shard;
 use std::sync::Arc;
 
 use self::places::Places;
-use self::shard::{Parked, Shard};
+use self::shard::{Next, Place, Shard};
 use super::address::{Lun, LunAddress};
-use super::bus::{Bus, Map, Unit};
-use super::gate::Passage;
+use super::bus::{Bus, Map, Target, Unit};
+use super::gate::{Admission, Passage};
 use super::management::{Management, Order};
 use super::{gauntlet, responders};
 use crate::engine::IoContext;
@@ -29,10 +29,14 @@ pub struct Lane {
     shards: Vec<Shard>,
     /// What has passed a gate and is not settled yet.
     places: Places,
+    /// Answers to what waited for a logical unit that is gone.
+    displaced: Vec<Answer>,
     /// Task management functions whose commands are being looked for.
     orders: Vec<Arc<Management>>,
     /// Task management functions that wait for nothing here but that answers be seen.
     acknowledged: Vec<Arc<Management>>,
+    /// Commands may still run of which nobody will say that they have ended.
+    leaked: bool,
 }
 
 impl Lane {
@@ -45,8 +49,10 @@ impl Lane {
             generation,
             shards: Vec::new(),
             places: Places::default(),
+            displaced: Vec::new(),
             orders: Vec::new(),
             acknowledged: Vec::new(),
+            leaked: false,
         };
         lane.make_shards();
         lane
@@ -101,6 +107,7 @@ impl Lane {
         for index in 0..self.shards.len() {
             self.resume(index, io, &mut answers);
         }
+        answers.append(&mut self.displaced);
         answers
     }
 
@@ -112,21 +119,39 @@ impl Lane {
     /// Ends what waits at gates, because its queue stops, and has all else end as soon as it can.
     /// Returns the answers that there are at once.
     pub fn abandon(&mut self, io: &mut IoContext) -> Vec<Answer> {
-        let mut answers = Vec::new();
+        let mut answers = std::mem::take(&mut self.displaced);
         for shard in &mut self.shards {
-            for parked in shard.take(|_| true) {
-                let unit = self.map.find(parked.address);
-                answers.push(end(parked, unit, self.index, ServiceResponse::TargetFailure));
-            }
+            let tasks = shard.clear(self.index).into_iter();
+            answers.extend(tasks.map(|task| end(task, ServiceResponse::TargetFailure)));
         }
         self.places.abort_all();
         io.cancel_aborted();
         answers
     }
 
+    /// Commands of the lane go on and nobody waits for them: from now on every task management
+    /// function fails for want of its acknowledgement.
+    pub fn leak(&mut self) {
+        self.leaked = true;
+        self.bus.leak_lane(self.index);
+    }
+
+    /// Looks at the map as it is now. What waits for a logical unit that is gone finds nothing
+    /// there, even if there is another at its address.
     fn refresh(&mut self) {
         (self.map, self.generation) = self.bus.snapshot();
         self.make_shards();
+        for shard in &mut self.shards {
+            let Some(Place { address, unit }) = shard.at().cloned() else { continue };
+            if self.map.at(unit.index).is_some_and(|there| Arc::ptr_eq(there, &unit)) {
+                continue;
+            }
+            let tasks = shard.clear(self.index).into_iter();
+            self.displaced.extend(tasks.map(|task| match self.map.target(address.target) {
+                Some(target) => responders::no_unit(target, address.lun, task),
+                None => responders::no_target(task),
+            }));
+        }
     }
 
     fn make_shards(&mut self) {
@@ -136,7 +161,13 @@ impl Lane {
 
     fn route(&mut self, address: LunAddress, task: Task, io: &mut IoContext) -> Submitted {
         let Some(target) = self.map.target(address.target) else {
-            return Submitted::Done(responders::no_target(task));
+            return Submitted::Done(match address {
+                // Also the initiator's way to ask without naming a target: always answered.
+                LunAddress { target: 0, lun: Lun::ReportLuns } => {
+                    responders::well_known(&Target::default(), task)
+                }
+                _ => responders::no_target(task),
+            });
         };
         let unit = match address.lun {
             Lun::ReportLuns => return Submitted::Done(responders::well_known(target, task)),
@@ -149,51 +180,69 @@ impl Lane {
             return Submitted::Done(responders::no_unit(target, address.lun, task));
         };
         if let Some(why) = end_of(&self.orders, unit, task.tag) {
-            return Submitted::Done(task.answer(Response::Failed(why)));
+            return Submitted::Done(end(task, why));
         }
-        let mut parked = Parked { address, task, in_line: false };
-        match shard.admit(&mut parked, &unit.gate, self.index) {
+        match shard.admit(task.attribute, unit, self.index) {
             Ok(admission) => {
-                self.places.open(&parked.task, unit.index, admission);
-                gauntlet::run(target, unit, parked.task, io)
+                self.places.open(&task, unit.index, admission);
+                gauntlet::run(target, unit, task, io)
             }
             Err(Passage::Gone) => {
                 self.refresh();
-                self.route(address, parked.task, io)
+                self.route(address, task, io)
             }
-            Err(Passage::Quarantined) => Submitted::Done(responders::busy(parked.task)),
+            Err(Passage::Quarantined) => Submitted::Done(responders::busy(task)),
             Err(_) => {
-                shard.park(parked);
-                Submitted::Pending
+                let at = Place { address, unit: Arc::clone(unit) };
+                self.park(at, task, io)
             }
         }
     }
 
+    /// Has a command wait, unless it is first and may pass after all.
+    fn park(&mut self, at: Place, task: Task, io: &mut IoContext) -> Submitted {
+        let index = at.unit.index.0 as usize;
+        let Some(shard) = self.shards.get_mut(index) else {
+            return Submitted::Done(end(task, ServiceResponse::TargetFailure));
+        };
+        let first = shard.is_empty();
+        shard.park(task, at);
+        let mut answers = Vec::new();
+        if first {
+            self.resume(index, io, &mut answers);
+        }
+        answers.pop().map_or(Submitted::Pending, Submitted::Done)
+    }
+
     /// Lets those pass, in their order, that wait at the gate of one logical unit.
     fn resume(&mut self, index: usize, io: &mut IoContext, answers: &mut Vec<Answer>) {
-        while let Some(shard) = self.shards.get_mut(index)
-            && let Some(first) = shard.first()
-        {
-            let unit = self.map.find(first.address);
-            let admission = match unit {
-                Some(unit) => shard::pass(first, &unit.gate, self.index),
-                None => Err(Passage::Gone),
-            };
-            if admission == Err(Passage::Closed) {
-                return;
-            }
-            let Some(Parked { address, task, .. }) = shard.take_first() else { return };
-            let submitted = match (admission, unit, self.map.target(address.target)) {
-                (Ok(admission), Some(unit), Some(target)) => {
-                    self.places.open(&task, unit.index, admission);
-                    gauntlet::run(target, unit, task, io)
+        while let Some(shard) = self.shards.get_mut(index) {
+            match shard.next(self.index) {
+                Next::Start(at, tasks, admission) => {
+                    for task in tasks {
+                        if let Submitted::Done(answer) = self.start(&at, task, admission, io) {
+                            answers.push(answer);
+                        }
+                    }
                 }
-                (Err(Passage::Quarantined), ..) => Submitted::Done(responders::busy(task)),
-                _ => self.route(address, task, io),
-            };
-            if let Submitted::Done(answer) = submitted {
-                answers.push(answer);
+                Next::Refuse(task) => answers.push(responders::busy(task)),
+                Next::Wait => return,
+                Next::Gone => return self.refresh(),
             }
+        }
+    }
+
+    fn start(
+        &mut self,
+        at: &Place,
+        task: Task,
+        admission: Admission,
+        io: &mut IoContext,
+    ) -> Submitted {
+        self.places.open(&task, at.unit.index, admission);
+        match self.map.target(at.address.target) {
+            Some(target) => gauntlet::run(target, &at.unit, task, io),
+            None => Submitted::Done(responders::no_target(task)),
         }
     }
 
@@ -203,32 +252,41 @@ impl Lane {
         io: &mut IoContext,
         answers: &mut Vec<Answer>,
     ) {
-        let named = |tag| management.names(tag);
         for unit in management.units() {
-            // A logical unit that is gone has no commands, and another may have its place.
-            let current = self.map.at(unit.index).is_some_and(|there| Arc::ptr_eq(there, unit));
-            let Some(shard) = self.shards.get_mut(unit.index.0 as usize).filter(|_| current) else {
-                continue;
-            };
+            let shard = self.shards.get_mut(unit.index.0 as usize);
+            let waits_there =
+                |shard: &&mut Shard| shard.at().is_some_and(|place| Arc::ptr_eq(&place.unit, unit));
+            let Some(shard) = shard.filter(waits_there) else { continue };
             match management.order() {
-                Order::Look => {
-                    if shard.has(named) || self.places.has(unit.index, named) {
-                        management.note_found();
-                    }
-                }
+                Order::Look if shard.has(|tag| management.names(tag)) => management.note_found(),
+                Order::Look => {}
                 Order::End(why) => {
-                    let parked = shard.take(named).into_iter();
-                    answers.extend(parked.map(|parked| end(parked, Some(unit), self.index, why)));
-                    self.places.abort(unit.index, named, why, management);
+                    let tasks = shard.take(self.index, |tag| management.names(tag)).into_iter();
+                    answers.extend(tasks.map(|task| end(task, why)));
                 }
             }
         }
-        io.cancel_aborted();
+        // What has passed a gate belongs to the logical unit that the map has at its place.
+        let named = |index, tag| {
+            let unit = self.map.at(index).filter(|unit| management.is_about(unit));
+            unit.is_some() && management.names(tag)
+        };
+        match management.order() {
+            Order::Look if self.places.has(named) => management.note_found(),
+            Order::Look => {}
+            Order::End(why) => {
+                self.places.abort(named, why, management);
+                io.cancel_aborted();
+            }
+        }
     }
 }
 
 impl Drop for Lane {
     fn drop(&mut self) {
+        if self.leaked {
+            return;
+        }
         self.acknowledged.append(&mut self.orders);
         self.acknowledged.append(&mut self.bus.close_lane(self.index));
         self.acknowledge();
@@ -243,10 +301,7 @@ fn end_of(orders: &[Arc<Management>], unit: &Arc<Unit>, tag: u64) -> Option<Serv
     })
 }
 
-/// Answers a command that waited at the gate of `unit`.
-fn end(parked: Parked, unit: Option<&Arc<Unit>>, lane: usize, why: ServiceResponse) -> Answer {
-    if let Some(unit) = unit.filter(|_| parked.in_line) {
-        unit.gate.step_out(lane);
-    }
-    parked.task.answer(Response::Failed(why))
+/// Answers a command that was not carried out.
+fn end(task: Task, why: ServiceResponse) -> Answer {
+    task.answer(Response::Failed(why))
 }

@@ -48,21 +48,20 @@ impl Places {
         std::mem::take(&mut place.open).then_some(place)
     }
 
-    /// Whether `unit` has a command whose tag is `named`.
-    pub(super) fn has(&self, unit: UnitIndex, named: impl Fn(u64) -> bool) -> bool {
-        self.0.iter().flatten().any(|place| place.is(unit, &named))
+    /// Whether there is a command whose logical unit and tag are `named`.
+    pub(super) fn has(&self, named: impl Fn(UnitIndex, u64) -> bool) -> bool {
+        self.0.iter().flatten().any(|place| place.is(&named))
     }
 
-    /// Has the commands of `unit` whose tags are `named` end for `why`; `management` waits for
-    /// each.
+    /// Has the commands end for `why` whose logical unit and tag are `named`; `management` waits
+    /// for each.
     pub(super) fn abort(
         &mut self,
-        unit: UnitIndex,
-        named: impl Fn(u64) -> bool,
+        named: impl Fn(UnitIndex, u64) -> bool,
         why: ServiceResponse,
         management: &Arc<Management>,
     ) {
-        for place in self.0.iter_mut().flatten().filter(|place| place.is(unit, &named)) {
+        for place in self.0.iter_mut().flatten().filter(|place| place.is(&named)) {
             place.abort.set();
             place.end.get_or_insert(why);
             management.expect();
@@ -92,7 +91,7 @@ impl Place {
         }
     }
 
-    fn is(&self, unit: UnitIndex, named: impl Fn(u64) -> bool) -> bool {
-        self.open && self.unit == unit && named(self.tag)
+    fn is(&self, named: impl Fn(UnitIndex, u64) -> bool) -> bool {
+        self.open && named(self.unit, self.tag)
     }
 }

@@ -1,88 +1,165 @@
 //! What waits at the gate of one logical unit, in order.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use super::TaskAttribute;
 use crate::target::address::LunAddress;
-use crate::target::gate::{Admission, Gate, Passage};
-use crate::task::Task;
+use crate::target::bus::Unit;
+use crate::target::gate::{Admission, Passage};
+use crate::task::{Task, TaskAttribute};
 
 /// A command that waits.
 #[derive(Debug)]
-pub(super) struct Parked {
-    pub(super) address: LunAddress,
-    pub(super) task: Task,
+struct Parked {
+    task: Task,
     /// It is ORDERED and stands in the gate's line.
-    pub(super) in_line: bool,
+    in_line: bool,
+}
+
+/// Where commands wait.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) address: LunAddress,
+    pub(super) unit: Arc<Unit>,
 }
 
 /// One lane's commands that wait at one gate: HEAD OF QUEUE ones first, the others as they came.
 #[derive(Debug, Default)]
-pub(super) struct Shard(VecDeque<Parked>);
+pub(super) struct Shard {
+    parked: VecDeque<Parked>,
+    /// Whose gate it is, while a command waits.
+    at: Option<Place>,
+    /// SIMPLE commands may have a place in the gate's line.
+    shares: bool,
+}
+
+/// What becomes of the commands that are first.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// They are counted in at the gate, and start.
+    Start(Place, Vec<Task>, Admission),
+    /// One is told to come again later.
+    Refuse(Task),
+    /// They wait, if there are any.
+    Wait,
+    /// Their logical unit is gone.
+    Gone,
+}
 
 impl Shard {
-    /// Lets a new command pass `gate`, unless it has to wait for others of its lane.
+    /// Lets a new command pass the gate of `unit`. One that others of its lane wait before, or
+    /// that has to wait for others, does not.
     pub(super) fn admit(
         &self,
-        new: &mut Parked,
-        gate: &Gate,
+        attribute: TaskAttribute,
+        unit: &Unit,
         lane: usize,
     ) -> Result<Admission, Passage> {
-        let first = self.0.is_empty() || new.task.attribute == TaskAttribute::HeadOfQueue;
-        if first { pass(new, gate, lane) } else { Err(Passage::Closed) }
+        let (passage, admission) = match attribute {
+            TaskAttribute::Simple if self.is_empty() => (unit.gate.enter(lane), Admission::Simple),
+            TaskAttribute::HeadOfQueue => (unit.gate.enter_at_head(lane), Admission::Head),
+            _ => return Err(Passage::Closed),
+        };
+        if passage == Passage::Open { Ok(admission) } else { Err(passage) }
     }
 
-    /// Has a command wait.
-    pub(super) fn park(&mut self, parked: Parked) {
+    /// Has a command wait; [`Shard::next`] says whether it has to.
+    pub(super) fn park(&mut self, task: Task, at: Place) {
+        self.at.get_or_insert(at);
+        let parked = Parked { task, in_line: false };
         match parked.task.attribute {
-            TaskAttribute::HeadOfQueue => self.0.push_front(parked),
-            _ => self.0.push_back(parked),
+            TaskAttribute::HeadOfQueue => self.parked.push_front(parked),
+            _ => self.parked.push_back(parked),
         }
     }
 
-    /// The command whose turn is next.
-    pub(super) fn first(&mut self) -> Option<&mut Parked> {
-        self.0.front_mut()
+    pub(super) fn is_empty(&self) -> bool {
+        self.parked.is_empty()
     }
 
-    pub(super) fn take_first(&mut self) -> Option<Parked> {
-        self.0.pop_front()
+    /// Where its commands wait, if there are any.
+    pub(super) fn at(&self) -> Option<&Place> {
+        self.at.as_ref()
+    }
+
+    /// Lets those pass that are first, if they may.
+    pub(super) fn next(&mut self, lane: usize) -> Next {
+        let Some(at) = self.at.clone() else { return Next::Wait };
+        let gate = &at.unit.gate;
+        let simple = self.leading_simple();
+        if simple == 0 && std::mem::take(&mut self.shares) {
+            gate.waive(lane);
+        }
+        let Some(first) = self.parked.front_mut() else {
+            self.at = None;
+            return Next::Wait;
+        };
+        let (passage, admission) = match first.task.attribute {
+            TaskAttribute::Simple => {
+                let commands = u32::try_from(simple).unwrap_or(u32::MAX);
+                (gate.share(lane, commands), Admission::Simple)
+            }
+            TaskAttribute::HeadOfQueue => (gate.enter_at_head(lane), Admission::Head),
+            TaskAttribute::Ordered => {
+                if !std::mem::replace(&mut first.in_line, true) {
+                    gate.line_up(lane);
+                }
+                (gate.take_turn(lane), Admission::Turn)
+            }
+        };
+        self.shares = passage == Passage::Closed && simple > 0;
+        match passage {
+            Passage::Open => {
+                let tasks = self.parked.drain(..simple.max(1)).map(|parked| parked.task);
+                Next::Start(at, tasks.collect(), admission)
+            }
+            Passage::Closed => Next::Wait,
+            Passage::Gone => Next::Gone,
+            Passage::Quarantined => match self.parked.pop_front() {
+                Some(parked) => Next::Refuse(parked.step_out(&at.unit, lane)),
+                None => Next::Wait,
+            },
+        }
+    }
+
+    /// How many SIMPLE commands are first.
+    fn leading_simple(&self) -> usize {
+        let simple = |parked: &&Parked| parked.task.attribute == TaskAttribute::Simple;
+        self.parked.iter().take_while(simple).count()
     }
 
     /// Whether a command waits whose tag is `named`.
     pub(super) fn has(&self, named: impl Fn(u64) -> bool) -> bool {
-        self.0.iter().any(|parked| named(parked.task.tag))
+        self.parked.iter().any(|parked| named(parked.task.tag))
     }
 
     /// Takes the commands out whose tags are `named`.
-    pub(super) fn take(&mut self, named: impl Fn(u64) -> bool) -> VecDeque<Parked> {
-        let (taken, left) = self.0.drain(..).partition(|parked| named(parked.task.tag));
-        self.0 = left;
-        taken
+    pub(super) fn take(&mut self, lane: usize, named: impl Fn(u64) -> bool) -> Vec<Task> {
+        let Some(Place { unit, .. }) = &self.at else { return Vec::new() };
+        let (taken, left): (VecDeque<Parked>, _) =
+            self.parked.drain(..).partition(|parked| named(parked.task.tag));
+        self.parked = left;
+        taken.into_iter().map(|parked| parked.step_out(unit, lane)).collect()
+    }
+
+    /// Takes all commands out; another logical unit may have the shard.
+    pub(super) fn clear(&mut self, lane: usize) -> Vec<Task> {
+        let tasks = self.take(lane, |_| true);
+        if let Some(Place { unit, .. }) = self.at.take()
+            && std::mem::take(&mut self.shares)
+        {
+            unit.gate.waive(lane);
+        }
+        tasks
     }
 }
 
-/// Lets a command pass `gate`, by its attribute. An ORDERED one that cannot is in line from now
-/// on.
-pub(super) fn pass(parked: &mut Parked, gate: &Gate, lane: usize) -> Result<Admission, Passage> {
-    let (passage, admission) = match parked.task.attribute {
-        TaskAttribute::Simple => (gate.enter(lane), Admission::Simple),
-        TaskAttribute::HeadOfQueue => (gate.enter_at_head(lane), Admission::Head),
-        TaskAttribute::Ordered => {
-            if !std::mem::replace(&mut parked.in_line, true) {
-                gate.line_up(lane);
-            }
-            (gate.take_turn(lane), Admission::Turn)
+impl Parked {
+    /// The command, which waits for no turn any more.
+    fn step_out(self, unit: &Unit, lane: usize) -> Task {
+        if self.in_line {
+            unit.gate.step_out(lane);
         }
-    };
-    match passage {
-        Passage::Open => Ok(admission),
-        Passage::Closed => Err(Passage::Closed),
-        gone => {
-            if std::mem::take(&mut parked.in_line) {
-                gate.step_out(lane);
-            }
-            Err(gone)
-        }
+        self.task
     }
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::backend::Memory;
+use crate::backend::{FlushTurn, Memory};
 use crate::buffer::DataBuf;
+use crate::engine::Pool;
 use crate::scsi::status::Status;
 use crate::task::{Answer, ReplySink, Ticket};
 use crate::testing::OwnedBuf;
@@ -21,10 +22,20 @@ impl ReplySink for NoSink {
 
 /// Runs a command with these buffers.
 fn run_with(disk: &Disk, cdb: &[u8], out: &mut OwnedBuf, into: &mut OwnedBuf) -> Response {
+    run_on(&mut IoContext::inline(), disk, cdb, out, into)
+}
+
+fn run_on(
+    io: &mut IoContext,
+    disk: &Disk,
+    cdb: &[u8],
+    out: &mut OwnedBuf,
+    into: &mut OwnedBuf,
+) -> Response {
     // SAFETY: the answer is there before the buffers are used again.
     let (data_out, data_in): (DataBuf, DataBuf) = unsafe { (out.lend(), into.lend()) };
     let task = Task::new(Ticket::new(Arc::new(NoSink)), Cdb::new(cdb), data_out, data_in);
-    match disk.submit(task, &mut IoContext::inline()) {
+    match disk.submit(task, io) {
         Submitted::Done(answer) => answer.response,
         Submitted::Pending => panic!("the answer comes inline"),
     }
@@ -124,6 +135,27 @@ fn blocks_of_4096_bytes() {
     assert_eq!(send(&disk, &cdb_16(0x8f, 6, 0, 3), &[6; 4096]), miscompare(0, 0));
     let out = Response::check_condition(Sense::lba_out_of_range(4), 0);
     assert_eq!(send(&disk, &cdb_16(0x8f, 0, 1, 4), &[]), out);
+}
+
+/// MODE SELECT of WCE = 0 and of SWP = 1, told to come again: by then nothing is left to change.
+#[test]
+fn a_change_that_could_not_flush_flushes_when_it_is_tried_again() {
+    let caching = [&[0, 0, 0, 0, 0x08, 18][..], &[0; 18]].concat();
+    let control = [&[0, 0, 0, 0, 0x0a, 10, 0, 0x10, 0x08][..], &[0; 7]].concat();
+    for list in [caching, control] {
+        let disk = memory_disk(8, 512);
+        let cdb = [0x15, 0x10, 0, 0, u8::try_from(list.len()).unwrap(), 0];
+        let turn = FlushTurn::begin(Arc::clone(&disk.medium)).unwrap();
+        // Without a thread nobody can wait.
+        let mut io = IoContext::without_ring(Pool::new(0)).unwrap();
+        let (mut out, mut into) = (OwnedBuf::holding(&list), OwnedBuf::zeroed(&[]));
+        let busy = run_on(&mut io, &disk, &cdb, &mut out, &mut into);
+        assert_eq!(busy, Response::Status { status: Status::BUSY, sense: None, resid: 0 });
+        drop(turn);
+        let again = disk.plan_with(&Cdb::new(&cdb), &list);
+        assert!(matches!(again, Ok(Plan::Change { flush: true, .. })), "{again:?}");
+        assert_eq!(send(&disk, &cdb, &list), Response::good(0));
+    }
 }
 
 #[test]
