@@ -137,8 +137,8 @@ fn disks_reach_memory_above_4_gib() -> Result<()> {
     let mut guest = Guest::new(ANY)?;
     guest.memory(MEMORY);
     let [read, written] =
-        [guest.lun("read.img", 32 * MIB, "")?, guest.lun("written.img", 32 * MIB, "")?];
-    read.write(0, &pattern(4, 32 << 20))?;
+        [guest.lun("read.img", 16 * MIB, "")?, guest.lun("written.img", 16 * MIB, "")?];
+    read.write(0, &pattern(4, 16 << 20))?;
     let seen = guest.run(
         "section zones grep -e 'Node' -e present -e start_pfn /proc/zoneinfo
          section copy dd if=$(disk 0:0:0:0) of=$(disk 0:0:0:1) bs=1M iflag=direct oflag=direct
@@ -147,7 +147,7 @@ fn disks_reach_memory_above_4_gib() -> Result<()> {
     )?;
     seen.assert_powered_off();
     seen.assert_good(&["copy"]);
-    assert_eq!(written.sha256(0, 32 << 20)?, read.sha256(0, 32 << 20)?);
+    assert_eq!(written.sha256(0, 16 << 20)?, read.sha256(0, 16 << 20)?);
     assert_eq!(seen.section("complaints"), Some("status 1\n"));
     let total = seen.section("used").unwrap().split_whitespace().nth(1).unwrap();
     assert!(total.parse::<u64>().unwrap() > (MEMORY << 10) * 9 / 10, "{total} KiB");
