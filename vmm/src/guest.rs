@@ -21,6 +21,7 @@ use crate::event_loop::{self, End, Front, Idle, Life};
 use crate::exit::Exit;
 use crate::job::Job;
 use crate::kernel::{BootError, BootFiles};
+use crate::limits;
 use crate::logger;
 use crate::machine::{self, Machine, MachineError};
 use crate::signals::Signals;
@@ -182,6 +183,7 @@ impl<'a> Guest<'a> {
                 return Ok(None);
             }
             self.hbas.iter().for_each(Hba::hard_reset);
+            limits::trim_heap();
             machine = self.build()?;
         }
     }
