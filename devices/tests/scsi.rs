@@ -143,6 +143,13 @@ fn broken_requests_fail_and_the_queue_goes_on() {
         (GOOD, vec![0]),
         "nothing is written"
     );
+    // With room for the response, but nobody knows for what else.
+    host.request.put_descriptor(RING_LEN, 0, readable(base, 51), 1, 1);
+    host.request.put_descriptor(RING_LEN, 1, writable(response_at(0), 108), 1, 60000);
+    host.request.publish(0);
+    host.kick(REQUEST);
+    assert_eq!(host.wait(REQUEST).0, 0);
+    assert_eq!(host.get(response_at(0), 12)[11], 9, "FAILURE");
     let (_, response) = host.run(&command(0, &[0; 6]), &[], 0);
     assert_eq!(outcome(&response), GOOD);
 }

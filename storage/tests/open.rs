@@ -11,10 +11,14 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{env, process};
 
+use common::Initiator;
 use common::host::{self, Loop, image};
 use storage::backend::{Backend, BlockDevice, Kind, OpenError, Options, RawFile};
+use storage::engine::IoContext;
 use storage::lun::spec::{Backing, LunSpec};
 use storage::lun::{self, LogicalUnit};
+use storage::scsi::sense::SenseCode;
+use storage::task::Response;
 use storage::testing::disk_spec;
 
 const SIZE: u64 = 1 << 20;
@@ -455,9 +459,29 @@ fn a_device_that_takes_no_writes_is_for_reading() {
     let spec = of_device(&device.device);
     assert_refused(&spec, "takes no writes; set read_only = true");
     open(&read_only(&spec));
-    let backend =
-        BlockDevice::open(&device.device, &Options { read_only: true, ..Options::default() });
-    assert_eq!(backend.unwrap().provisioning().unmap_granularity, None);
+}
+
+/// It is supported: the medium alone is what does not let it happen.
+#[test]
+fn unmap_is_refused_as_a_write_where_the_medium_is_for_reading() {
+    let _alone = alone();
+    let (image, device) = (image(SIZE), Loop::attach(SIZE, &[]));
+    let device = device.as_ref().map(|device| of_device(&device.device));
+    for spec in [Some(of_image(image.path())), device].into_iter().flatten() {
+        let kept = LunSpec { discard: false, ..read_only(&spec) };
+        for (spec, code) in [
+            (read_only(&spec), SenseCode::WRITE_PROTECTED),
+            (kept, SenseCode::INVALID_COMMAND_OPERATION_CODE),
+        ] {
+            let mut io = IoContext::inline();
+            let mut initiator = Initiator::new(&mut io);
+            let unmap = [0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0];
+            let (place, task) = initiator.task(&unmap, &[0; 24], 0);
+            initiator.took(open(&spec).submit(task, &mut io));
+            let refused = Response::check_condition(code, 24);
+            assert_eq!(initiator.answered[&place].0, refused, "{:?}", spec.backing);
+        }
+    }
 }
 
 #[test]

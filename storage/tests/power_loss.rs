@@ -11,9 +11,9 @@ use common::{Initiator, SYNCHRONIZE_CACHE, transfer_16};
 use proptest::prelude::*;
 use storage::backend::{Geometry, Medium};
 use storage::engine::{IoContext, Pool};
-use storage::lun::Submitted;
 use storage::lun::disk::Disk;
 use storage::lun::spec::{LunSpec, WriteCache};
+use storage::lun::{LogicalUnit, Submitted};
 use storage::scsi::sense::SenseCode;
 use storage::target::address::{Lun, LunAddress};
 use storage::target::{Bus, Lane};
@@ -43,6 +43,7 @@ enum Op {
     Sync,
     /// MODE SELECT of WCE.
     WriteCache(bool),
+    Reset,
 }
 
 impl Op {
@@ -82,10 +83,11 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![5 => fill, 1 => Just(Op::Sync)]
 }
 
-/// A MODE SELECT runs alone anyway.
+/// A MODE SELECT runs alone anyway, and so does a reset.
 fn batch(failures: f64) -> impl Strategy<Value = Batch> {
-    let select = any::<bool>().prop_map(|on| vec![Op::WriteCache(on)]);
-    let ops = prop_oneof![4 => prop::collection::vec(op(), 1..5), 1 => select];
+    let alone = prop::sample::select(vec![Op::WriteCache(true), Op::WriteCache(false), Op::Reset])
+        .prop_map(|op| vec![op]);
+    let ops = prop_oneof![4 => prop::collection::vec(op(), 1..5), 1 => alone];
     (ops, prop::bool::weighted(failures)).prop_map(|(ops, flush_fails)| Batch { ops, flush_fails })
 }
 
@@ -124,6 +126,8 @@ impl Expectation {
 }
 
 struct Machine {
+    disk: Arc<Disk>,
+    write_cache: WriteCache,
     lane: Lane,
     io: IoContext,
     initiator: Initiator,
@@ -140,15 +144,23 @@ impl Machine {
         let (recorder, record) = Recorder::new(geometry);
         let bus = Bus::new(1).unwrap();
         let spec = LunSpec { write_cache, ..disk_spec() };
-        let disk = Disk::new(Medium::new("test", Box::new(recorder)), &spec);
-        bus.attach(0, 0, Arc::new(disk)).unwrap();
+        let disk = Arc::new(Disk::new(Medium::new("test", Box::new(recorder)), &spec));
+        bus.attach(0, 0, Arc::clone(&disk) as _).unwrap();
         let (lane, _wake) = bus.lane(0).unwrap();
         let initiator = Initiator::new(&mut io);
         let expectations = vec![Expectation::new(); BLOCKS];
         let through = write_cache == WriteCache::Through;
-        let flush_failed = false;
-        let mut machine =
-            Machine { lane, io, initiator, record, expectations, flush_failed, through };
+        let mut machine = Machine {
+            disk,
+            write_cache,
+            lane,
+            io,
+            initiator,
+            record,
+            expectations,
+            flush_failed: false,
+            through,
+        };
         let power_on = machine.submit(&[0; 6], &[], 0);
         machine.settle();
         let attention = Response::check_condition(SenseCode::POWER_ON_OCCURRED, 0);
@@ -183,6 +195,28 @@ impl Machine {
     }
 
     fn run(&mut self, batch: &Batch) {
+        match (&batch.ops[..], self.write_cache) {
+            ([Op::Reset], _) => self.reset(),
+            ([Op::WriteCache(true)], WriteCache::Through) => self.is_refused_a_cache(),
+            _ => self.run_commands(batch),
+        }
+    }
+
+    fn reset(&mut self) {
+        self.disk.reset();
+        self.through = self.write_cache == WriteCache::Through;
+    }
+
+    fn is_refused_a_cache(&mut self) {
+        let place = self.start(&Op::WriteCache(true));
+        self.settle();
+        let (Response::Status { sense: Some(sense), .. }, _) = self.response(place) else {
+            panic!("there is a write cache now");
+        };
+        assert_eq!(sense.code, SenseCode::INVALID_FIELD_IN_PARAMETER_LIST);
+    }
+
+    fn run_commands(&mut self, batch: &Batch) {
         let already_lost = self.flush_failed;
         self.record.lock().unwrap().flush_fails = batch.flush_fails;
         let places: Vec<u32> = batch.ops.iter().map(|op| self.start(op)).collect();
@@ -231,6 +265,7 @@ impl Machine {
                 (list[4], list[5], list[6]) = (0x08, 18, u8::from(on) << 2);
                 self.submit(&[0x15, 0x10, 0, 0, 24, 0], &list, 0)
             }
+            Op::Reset => unreachable!("it is no command"),
         }
     }
 

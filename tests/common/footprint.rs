@@ -12,6 +12,8 @@ pub struct Footprint {
     pub threads: usize,
     /// Resident bytes.
     pub resident: u64,
+    /// Those of them that are no file's.
+    pub anonymous: u64,
     /// Resident bytes, those shared with other processes in part.
     pub proportional: u64,
 }
@@ -29,6 +31,7 @@ impl Footprint {
             fds: fs::read_dir(format!("/proc/{id}/fd"))?.count(),
             threads: threads(id)?,
             resident: own.iter().map(|map| map.resident).sum(),
+            anonymous: own.iter().map(|map| map.anonymous).sum(),
             proportional: own.iter().map(|map| map.proportional).sum(),
         })
     }
@@ -48,6 +51,7 @@ fn threads(id: u32) -> io::Result<usize> {
 struct Mapping {
     size: u64,
     resident: u64,
+    anonymous: u64,
     proportional: u64,
 }
 
@@ -62,6 +66,7 @@ fn mappings(smaps: &str) -> Vec<Mapping> {
             (Some("Size:"), _) => mappings.push(Mapping { size: bytes, ..Mapping::default() }),
             (Some("Rss:"), Some(last)) => last.resident = bytes,
             (Some("Pss:"), Some(last)) => last.proportional = bytes,
+            (Some("Anonymous:"), Some(last)) => last.anonymous = bytes,
             _ => {}
         }
     }
@@ -75,10 +80,11 @@ mod tests {
     #[test]
     fn smaps_gives_each_mapping_its_sizes() {
         let text = "00400000-00500000 r-xp 00000000 08:01 1 /bin/x\nSize: 1024 kB\n\
-                    KernelPageSize: 4 kB\nRss: 512 kB\nPss: 256 kB\nPss_Dirty: 3 kB\n\
+                    KernelPageSize: 4 kB\nRss: 512 kB\nPss: 256 kB\nPss_Dirty: 3 kB\nAnonymous: 8 kB\n\
                     7f00-7f01 rw-p 0 00:00 0\nSize: 4 kB\nRss: 0 kB\nPss: 0 kB\n";
-        let first = Mapping { size: 1 << 20, resident: 1 << 19, proportional: 1 << 18 };
-        let second = Mapping { size: 4096, resident: 0, proportional: 0 };
+        let (resident, proportional) = (1 << 19, 1 << 18);
+        let first = Mapping { size: 1 << 20, resident, anonymous: 8 << 10, proportional };
+        let second = Mapping { size: 4096, ..Mapping::default() };
         assert_eq!(mappings(text), [first, second]);
     }
 

@@ -11,12 +11,13 @@ use storage::lun::spec::Backing;
 
 use crate::host::Host;
 use crate::limits;
+use crate::printable::printable;
 use crate::spec::GuestSpec;
 
 /// Tells on standard output that `guest`, which `file` describes, can be started, with the
 /// identities that storage needs to know before that.
 pub(crate) fn tell(file: &Path, guest: &GuestSpec, host: &Host) -> ExitCode {
-    let text = format!("{}: OK: {}", file.display(), Summary { guest, host });
+    let text = format!("{}: OK: {}", printable(&file.to_string_lossy()), Summary { guest, host });
     // The status tells all the same.
     let _ = io::stdout().write_all(text.as_bytes());
     ExitCode::SUCCESS
@@ -55,7 +56,7 @@ impl fmt::Display for Summary<'_> {
                     at.lun,
                     identity.wwn,
                     identity.serial,
-                    path.display()
+                    printable(&path.to_string_lossy())
                 )?;
             }
         }

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+use crate::printable::printable;
+
 /// Boots a guest whose only storage is virtio-scsi from one TOML file.
 ///
 /// The guest runs in the foreground, with its serial console on stdio unless the file says
@@ -20,6 +22,15 @@ pub(crate) struct Cli {
     /// Tell every problem of the configuration and of what it needs from this host; start nothing
     #[arg(long)]
     pub(crate) check: bool,
+}
+
+/// A command line that is none, in one line.
+pub(crate) fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    // Behind an empty line is how it is used.
+    let lines: Vec<&str> =
+        text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+    printable(&format!("{}; see --help", lines.join(" ")))
 }
 
 const MORE: &str = "\
@@ -77,6 +88,12 @@ mod tests {
         for arguments in bad {
             assert_eq!(parse(arguments).unwrap_err().exit_code(), 2, "{arguments:?}");
         }
+        let line = |arguments| one_line(&parse(arguments).unwrap_err());
+        let missing = "error: the following required arguments were not provided: --config <FILE>; \
+                       see --help";
+        assert_eq!(line(&[]), missing);
+        let unknown = "error: unexpected argument 'prob' found; see --help";
+        assert_eq!(line(&["prob", "/dev/sg0"]), unknown);
     }
 
     #[test]

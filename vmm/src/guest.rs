@@ -21,6 +21,7 @@ use crate::event_loop::{self, End, Front, Idle, Life};
 use crate::exit::Exit;
 use crate::job::Job;
 use crate::kernel::{BootError, BootFiles};
+use crate::limits;
 use crate::logger;
 use crate::machine::{self, Machine, MachineError};
 use crate::signals::Signals;
@@ -47,6 +48,12 @@ pub(crate) enum StartError {
     /// The console cannot be had.
     #[error(transparent)]
     Console(#[from] ConsoleError),
+    /// Somebody wants the VMM to end.
+    #[error("ended by {by} before the guest started")]
+    Ended {
+        /// Who.
+        by: &'static str,
+    },
     /// The host lacks what the main thread needs.
     #[error("the host refuses {what}")]
     Host {
@@ -131,12 +138,21 @@ impl<'a> Guest<'a> {
         Ok(Ready { guest, machine })
     }
 
-    /// A machine with its controllers.
+    /// A machine with its controllers, unless somebody wants the VMM to end meanwhile.
     fn build(&self) -> Result<Machine, StartError> {
+        let built = self.try_build();
+        match self.front.signals.next().map_err(host("to tell of signals"))? {
+            Some(signal) => Err(StartError::Ended { by: signal.name }),
+            None => built,
+        }
+    }
+
+    fn try_build(&self) -> Result<Machine, StartError> {
         let console = &self.front.console;
         let room = console.room().map_err(host("an event"))?;
-        let machine =
-            Machine::new(&self.kvm, &self.spec.machine, &self.boot, console.writer(), room)?;
+        let wanted = || !self.front.signals.is_pending();
+        let (spec, output) = (&self.spec.machine, console.writer());
+        let machine = Machine::new(&self.kvm, spec, &self.boot, output, room, &wanted)?;
         for hba in &self.hbas {
             hba.add_to(&machine, &self.pool)?;
         }
@@ -167,6 +183,7 @@ impl<'a> Guest<'a> {
                 return Ok(None);
             }
             self.hbas.iter().for_each(Hba::hard_reset);
+            limits::trim_heap();
             machine = self.build()?;
         }
     }

@@ -45,6 +45,8 @@ pub(crate) struct NoKvm {
 /// Memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Memory {
+    /// What there is in all in bytes, with swap.
+    pub(crate) total: u64,
     /// What can be had in bytes, by swapping others out too.
     pub(crate) available: u64,
     /// Huge pages of [`HUGE_PAGE`] that nobody has or is promised.
@@ -70,8 +72,7 @@ impl Host {
         let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         Host {
             kvm: look_at_kvm(),
-            memory: available(&text)
-                .map(|available| Memory { available, huge_pages: huge_pages(Path::new(POOL)) }),
+            memory: look_at_memory(&text, Path::new(POOL)),
             descriptors: Descriptors { limit: limits::open_files_max().unwrap_or(u64::MAX), open },
         }
     }
@@ -101,14 +102,19 @@ fn advise(errno: i32) -> &'static str {
     }
 }
 
-/// Bytes that can be had, as /proc/meminfo says in `text`.
-fn available(text: &str) -> Option<u64> {
+/// What /proc/meminfo says in `text`, and the pool of huge pages at `pool`.
+fn look_at_memory(text: &str, pool: &Path) -> Option<Memory> {
     let bytes = |name| {
         let mut values = text.lines().filter_map(|line| line.strip_prefix(name));
         let kib: u64 = values.next()?.strip_suffix("kB")?.trim().parse().ok()?;
         Some(kib.saturating_mul(1024))
     };
-    Some(bytes("MemAvailable:")?.saturating_add(bytes("SwapFree:").unwrap_or(0)))
+    let with_swap = |memory: u64, swap| memory.saturating_add(bytes(swap).unwrap_or(0));
+    Some(Memory {
+        total: with_swap(bytes("MemTotal:")?, "SwapTotal:"),
+        available: with_swap(bytes("MemAvailable:")?, "SwapFree:"),
+        huge_pages: huge_pages(pool),
+    })
 }
 
 /// Pages of the pool at `pool` in sysfs that can be had, those among them that the kernel adds on
@@ -131,11 +137,15 @@ mod tests {
 
     #[test]
     fn memory_is_what_meminfo_says() {
-        let text = "MemTotal: 16000 kB\nMemAvailable:    8000 kB\nSwapFree: 1000 kB\n";
-        assert_eq!(available(text), Some(9000 << 10));
-        assert_eq!(available("MemAvailable: 1 kB"), Some(1 << 10));
+        let look = |text| look_at_memory(text, Path::new("/nonexistent"));
+        let memory = |total, available| Some(Memory { total, available, huge_pages: 0 });
+        let text = "MemTotal: 16000 kB\nMemAvailable:    8000 kB\nSwapTotal: 2000 kB\n\
+                    SwapFree: 1000 kB\n";
+        assert_eq!(look(text), memory(18000 << 10, 9000 << 10));
+        let text = "MemTotal: 2 kB\nMemAvailable: 1 kB";
+        assert_eq!(look(text), memory(2 << 10, 1 << 10));
         for bad in ["MemTotal: 1 kB", "MemAvailable: many kB", "MemAvailable: 1", ""] {
-            assert_eq!(available(bad), None, "{bad}");
+            assert_eq!(look(bad), None, "{bad}");
         }
     }
 

@@ -14,6 +14,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use crate::console;
 use crate::output::Output;
+use crate::printable::printable;
 
 /// Lines that a place may log at once.
 const BURST: u32 = 10;
@@ -140,7 +141,7 @@ fn line(guest: Option<&str>, record: &Record<'_>, suppressed: u64) -> String {
         0 => String::new(),
         count => format!(" ({count} lines like it were suppressed)"),
     };
-    format!("vmm: {guest}{level}{}{more}", record.args())
+    printable(&format!("vmm: {guest}{level}{}{more}", record.args()))
 }
 
 #[cfg(test)]

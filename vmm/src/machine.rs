@@ -125,7 +125,7 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// Builds a machine that is ready to start. Its serial port writes to `output`, and signals
-    /// `room` when it may take input again.
+    /// `room` when it may take input again. What takes long stops when `wanted` says no.
     ///
     /// # Errors
     /// [`MachineError`]; nothing is left behind.
@@ -135,12 +135,13 @@ impl Machine {
         boot: &BootFiles,
         output: Box<dyn Write + Send>,
         room: EventFd,
+        wanted: &dyn Fn() -> bool,
     ) -> Result<Self, MachineError> {
         check_vcpus(kvm, spec.vcpus)?;
         let supported =
             kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(refused("to tell its CPUID"))?;
         let layout = Layout::new(spec.memory, cpuid::physical_bits(supported.as_slice()))?;
-        let ram = Ram::map(&layout, spec.memory_backing)?;
+        let ram = Ram::map(&layout, spec.memory_backing, wanted)?;
         let memory = ram.share();
         let entry = kernel::load(&memory, &layout, boot)?;
         let vm = Arc::new(create_vm(kvm)?);
@@ -432,7 +433,7 @@ mod tests {
         let room = EventFd::new(EFD_NONBLOCK).unwrap();
         let (kvm, boot) = (open_kvm().unwrap(), BootFiles::open(&boot).unwrap());
         let output = Box::new(Collector(sender));
-        Some((Machine::new(&kvm, &spec, &boot, output, room).unwrap(), bytes))
+        Some((Machine::new(&kvm, &spec, &boot, output, room, &|| true).unwrap(), bytes))
     }
 
     fn wait(machine: &Machine) -> Exit {

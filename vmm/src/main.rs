@@ -22,11 +22,13 @@ mod machine;
 mod memory;
 mod output;
 mod poll;
+mod printable;
 mod signals;
 mod spec;
 mod vcpu;
 
 use std::error::Error;
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -34,7 +36,7 @@ use clap::Parser;
 
 use crate::cli::Cli;
 use crate::exit::Exit;
-use crate::guest::{Guest, Ready};
+use crate::guest::{Guest, Ready, StartError};
 use crate::host::Host;
 
 const FAILED: u8 = 1;
@@ -43,16 +45,16 @@ const CRASHED: u8 = 3;
 
 fn main() -> ExitCode {
     logger::init();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.exit_code() == 0 => error.exit(),
+        Err(error) => return refuse(&cli::one_line(&error)),
+    };
     let host = Host::look();
     let spec = match config::load(&cli.config, &host) {
         Ok(spec) if cli.check => return check::tell(&cli.config, &spec, &host),
         Ok(spec) => spec,
-        Err(problems) => {
-            // Standard error may be closed; the status tells all the same.
-            let _ = writeln!(io::stderr(), "{problems}");
-            return NOT_STARTED.into();
-        }
+        Err(problems) => return refuse(&problems),
     };
     logger::name_guest(&spec.machine.name);
     if let Err(error) = limits::raise_open_files() {
@@ -61,10 +63,17 @@ fn main() -> ExitCode {
     let status = match Guest::prepare(&spec).map(Ready::run) {
         Ok(Ok(exit)) => status(exit.as_ref()),
         Ok(Err(error)) => fail(&error, FAILED),
+        Err(error @ StartError::Ended { .. }) => fail(&error, FAILED),
         Err(error) => fail(&error, NOT_STARTED),
     };
     logger::finish();
     status
+}
+
+fn refuse(why: &dyn Display) -> ExitCode {
+    // Standard error may be closed; the status tells all the same.
+    let _ = writeln!(io::stderr(), "{why}");
+    NOT_STARTED.into()
 }
 
 /// The exit status after a guest that ended so, or was made to.

@@ -8,8 +8,9 @@
 //! both sides with huge pages.
 
 use std::fs;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::mem;
+use std::ops::Range;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
@@ -27,8 +28,13 @@ use crate::spec::MemoryBacking;
 const PAGE: usize = 4 << 10;
 const HUGE_PAGE: usize = 2 << 20;
 const MIB: u64 = 1 << 20;
+/// Bytes that are provided at once, between two looks at whether they are still wanted.
+const PART: usize = 256 << 20;
 /// Of 2 MiB each.
 const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+
+/// Bytes of a KVM slot, at most: KVM_MEM_MAX_NR_PAGES.
+pub(crate) const SLOT_MAX: u64 = ((1 << 31) - 1) * PAGE as u64;
 
 /// Guest memory could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +84,7 @@ pub(crate) enum MemoryError {
     #[error("guest memory cannot be described")]
     Regions(#[from] vm_memory::GuestRegionCollectionError),
     /// KVM refused it.
-    #[error("KVM refuses the guest memory at {address:#x}")]
+    #[error("KVM refuses the guest memory at {address:#x}: give the machine less")]
     Slot {
         /// Guest physical address of the region.
         address: u64,
@@ -96,11 +102,16 @@ pub(crate) struct Ram {
 }
 
 impl Ram {
-    /// Maps the RAM that `layout` describes.
+    /// Maps the RAM that `layout` describes. To provide it beforehand takes its time, and stops
+    /// with an error when `wanted` says no.
     ///
     /// # Errors
     /// [`MemoryError`] says what the host lacks.
-    pub(crate) fn map(layout: &Layout, backing: MemoryBacking) -> Result<Self, MemoryError> {
+    pub(crate) fn map(
+        layout: &Layout,
+        backing: MemoryBacking,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<Self, MemoryError> {
         let all: u64 = layout.ram().map(|region| region.size).sum();
         if backing == MemoryBacking::Hugepages && !all.is_multiple_of(HUGE_PAGE as u64) {
             return Err(MemoryError::NotHugePages(all));
@@ -109,6 +120,10 @@ impl Ram {
         let mut regions = Vec::new();
         for region in layout.ram() {
             let mapping = Mapping::of(region, backing, all)?;
+            if backing != MemoryBacking::Anonymous {
+                let populated = mapping.populate(wanted);
+                populated.map_err(|source| MemoryError::Populate { bytes: region.size, source })?;
+            }
             regions.extend(GuestRegionMmap::new(mapping.region(), GuestAddress(region.base)));
             mappings.push(mapping);
         }
@@ -160,11 +175,7 @@ impl Mapping {
         })?;
         if backing != MemoryBacking::Hugepages {
             // A host without transparent huge pages says no, and that is all.
-            let _ = mapping.advise(libc::MADV_HUGEPAGE);
-        }
-        if backing != MemoryBacking::Anonymous {
-            let populated = mapping.populate();
-            populated.map_err(|source| MemoryError::Populate { bytes: region.size, source })?;
+            let _ = mapping.advise(0..mapping.len, libc::MADV_HUGEPAGE);
         }
         Ok(mapping)
     }
@@ -172,8 +183,7 @@ impl Mapping {
     /// Maps `len` bytes of zeros, aligned to a huge page.
     #[expect(unsafe_code, reason = "mmap")]
     fn new(len: usize, flags: libc::c_int) -> io::Result<Self> {
-        let space =
-            Mapping::reserve(len.checked_add(HUGE_PAGE).ok_or(io::ErrorKind::OutOfMemory)?)?;
+        let space = Mapping::reserve(len.checked_add(HUGE_PAGE).ok_or(ErrorKind::OutOfMemory)?)?;
         let skipped = space.base.align_offset(HUGE_PAGE);
         let access = libc::PROT_READ | libc::PROT_WRITE;
         let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
@@ -206,30 +216,39 @@ impl Mapping {
         }
     }
 
+    /// Advises the kernel about a part of this mapping.
     #[expect(unsafe_code, reason = "madvise")]
-    fn advise(&self, advice: libc::c_int) -> io::Result<()> {
-        // SAFETY: the range is this mapping, and neither advice that is given changes its contents.
-        match unsafe { libc::madvise(self.base.as_ptr().cast(), self.len, advice) } {
+    fn advise(&self, part: Range<usize>, advice: libc::c_int) -> io::Result<()> {
+        debug_assert!(part.end <= self.len);
+        // SAFETY: the part lies in this mapping.
+        let start = unsafe { self.base.add(part.start) };
+        // SAFETY: as above, and neither advice that is given changes its contents.
+        match unsafe { libc::madvise(start.as_ptr().cast(), part.len(), advice) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
     }
 
-    /// Has the host provide every page.
-    fn populate(&self) -> io::Result<()> {
-        match self.advise(libc::MADV_POPULATE_WRITE) {
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                self.touch();
-                Ok(())
+    /// Has the host provide every page, as long as they are wanted.
+    fn populate(&self, wanted: &dyn Fn() -> bool) -> io::Result<()> {
+        for start in (0..self.len).step_by(PART) {
+            if !wanted() {
+                return Err(ErrorKind::Interrupted.into());
             }
-            other => other,
+            let part = start..self.len.min(start + PART);
+            match self.advise(part.clone(), libc::MADV_POPULATE_WRITE) {
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => self.touch(part),
+                other => other?,
+            }
         }
+        Ok(())
     }
 
     /// The same for a host that does not know the advice.
     #[expect(unsafe_code, reason = "memory that nobody else knows of yet")]
-    fn touch(&self) {
-        for offset in (0..self.len).step_by(PAGE) {
+    fn touch(&self, part: Range<usize>) {
+        debug_assert!(part.end <= self.len);
+        for offset in part.step_by(PAGE) {
             // SAFETY: the byte lies in this mapping, which is writable and holds zeros.
             unsafe { self.base.add(offset).write_volatile(0) };
         }
@@ -295,12 +314,13 @@ pub(crate) fn give_to(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<(), MemoryE
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
     use vm_memory::Bytes;
 
     const GIB: u64 = 1 << 30;
 
     fn map(bytes: u64, backing: MemoryBacking) -> Result<Ram, MemoryError> {
-        Ram::map(&Layout::new(bytes, 46).unwrap(), backing)
+        Ram::map(&Layout::new(bytes, 46).unwrap(), backing, &|| true)
     }
 
     /// What /proc says of the mapping that holds `address`.
@@ -363,9 +383,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_wanted_any_longer_is_not_provided() {
+        let looks = Cell::new(0);
+        let mapping = Mapping::new(2 * PART, 0).unwrap();
+        let populated = mapping.populate(&|| looks.replace(looks.get() + 1) == 0);
+        assert_eq!(populated.unwrap_err().kind(), ErrorKind::Interrupted);
+        assert_eq!(kib(&smaps(mapping.base.as_ptr() as usize), "Rss:"), (PART as u64) >> 10);
+    }
+
+    #[test]
     fn memory_can_be_touched_page_by_page_where_the_host_cannot_populate_it() {
         let mapping = Mapping::new(64 << 20, 0).unwrap();
-        mapping.touch();
+        mapping.touch(0..mapping.len);
         assert_eq!(kib(&smaps(mapping.base.as_ptr() as usize), "Rss:"), 64 << 10);
     }
 

@@ -19,7 +19,10 @@ pub(crate) enum Interest {
 
 /// Descriptors to wait for.
 #[derive(Debug, Default)]
-pub(crate) struct PollSet(Vec<libc::pollfd>);
+pub(crate) struct PollSet {
+    entries: Vec<libc::pollfd>,
+    until: Option<Instant>,
+}
 
 /// A descriptor's place in a [`PollSet`].
 #[derive(Clone, Copy, Debug)]
@@ -33,17 +36,23 @@ impl PollSet {
             // Always waited for.
             Interest::HangUp => 0,
         };
-        self.0.push(libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 });
-        Place(self.0.len() - 1)
+        self.entries.push(libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 });
+        Place(self.entries.len() - 1)
     }
 
-    /// Waits until there is something, or until `deadline`.
+    /// Lets no wait last longer than until `instant`.
+    pub(crate) fn add_deadline(&mut self, instant: Instant) {
+        self.until = Some(self.until.map_or(instant, |until| until.min(instant)));
+    }
+
+    /// Waits until there is something, or until `deadline` or one that was added.
     ///
     /// # Errors
     /// When the host refuses to wait.
     pub(crate) fn wait(&mut self, deadline: Option<Instant>) -> io::Result<()> {
+        deadline.into_iter().for_each(|deadline| self.add_deadline(deadline));
         loop {
-            match self.poll(timeout(deadline)) {
+            match self.poll(timeout(self.until)) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 other => return other,
             }
@@ -52,9 +61,9 @@ impl PollSet {
 
     #[expect(unsafe_code, reason = "poll")]
     fn poll(&mut self, timeout: libc::c_int) -> io::Result<()> {
-        let count = libc::nfds_t::try_from(self.0.len()).unwrap_or(libc::nfds_t::MAX);
+        let count = libc::nfds_t::try_from(self.entries.len()).unwrap_or(libc::nfds_t::MAX);
         // SAFETY: the array is `count` entries long, and poll only fills their `revents` in.
-        match unsafe { libc::poll(self.0.as_mut_ptr(), count, timeout) } {
+        match unsafe { libc::poll(self.entries.as_mut_ptr(), count, timeout) } {
             0.. => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
@@ -71,7 +80,7 @@ impl PollSet {
     }
 
     fn revents(&self, place: Place) -> i16 {
-        self.0.get(place.0).map_or(0, |entry| entry.revents)
+        self.entries.get(place.0).map_or(0, |entry| entry.revents)
     }
 }
 

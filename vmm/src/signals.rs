@@ -5,8 +5,11 @@ use std::io::{self, Read};
 use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::time::Instant;
 
-use vmm_sys_util::signal::{self, block_signal, create_sigset};
+use vmm_sys_util::signal::{self, SIGRTMAX, SIGRTMIN, block_signal, create_sigset};
+
+use crate::poll::{Interest, PollSet};
 
 /// A signal that somebody sent to the VMM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +22,7 @@ pub(crate) struct Signal {
 }
 
 /// What ends the VMM in good order.
-const SIGNALS: [Signal; 9] = [
+const SIGNALS: [Signal; 13] = [
     pressing(libc::SIGTERM, "SIGTERM"),
     pressing(libc::SIGHUP, "SIGHUP"),
     pressing(libc::SIGINT, "SIGINT"),
@@ -29,7 +32,18 @@ const SIGNALS: [Signal; 9] = [
     ending(libc::SIGALRM, "SIGALRM"),
     ending(libc::SIGPWR, "SIGPWR"),
     ending(libc::SIGXCPU, "SIGXCPU"),
+    ending(libc::SIGIO, "SIGIO"),
+    ending(libc::SIGPROF, "SIGPROF"),
+    ending(libc::SIGSTKFLT, "SIGSTKFLT"),
+    ending(libc::SIGVTALRM, "SIGVTALRM"),
 ];
+
+/// Whatever would end the VMM without a word, the terminal left as it is; but for those that tell
+/// of a bug, and the first real-time signal, which stops vCPUs.
+fn signals() -> impl Iterator<Item = Signal> {
+    let real_time = SIGRTMIN() + 1..=SIGRTMAX();
+    SIGNALS.into_iter().chain(real_time.map(|number| ending(number, "a real-time signal")))
+}
 
 const fn pressing(number: libc::c_int, name: &'static str) -> Signal {
     Signal { number, name, presses_button: true }
@@ -52,7 +66,7 @@ impl Signals {
     /// When the host refuses.
     pub(crate) fn new() -> io::Result<Self> {
         let unwanted = |signal| signal == libc::SIGHUP && is_ignored(signal);
-        let all = SIGNALS.into_iter().map(|signal| signal.number);
+        let all = signals().map(|signal| signal.number);
         let wanted: Vec<_> = all.filter(|signal| !unwanted(*signal)).collect();
         for signal in &wanted {
             match block_signal(*signal) {
@@ -64,6 +78,13 @@ impl Signals {
         Ok(Signals(File::from(open(&create_sigset(&wanted)?)?)))
     }
 
+    /// Whether there is a signal.
+    pub(crate) fn is_pending(&self) -> bool {
+        let mut set = PollSet::default();
+        let place = set.add(self, Interest::Input);
+        set.wait(Some(Instant::now())).is_ok() && set.is_ready(place)
+    }
+
     /// The next signal, if there is one.
     ///
     /// # Errors
@@ -73,7 +94,7 @@ impl Signals {
         match (&self.0).read(&mut info) {
             Ok(_) => {
                 let number = info.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
-                Ok(SIGNALS.into_iter().find(|signal| signal.number == number))
+                Ok(signals().find(|signal| signal.number == number))
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),

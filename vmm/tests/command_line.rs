@@ -95,7 +95,9 @@ fn help_and_version_are_exit_0() {
 #[test]
 fn a_bad_command_line_is_exit_2() {
     for arguments in [&[][..], &["--nonsense"], &["guest.toml"], &["--check"]] {
-        assert_eq!(vmm(arguments).status.code(), Some(2), "{arguments:?}");
+        let output = vmm(arguments);
+        let said = text(&output.stderr);
+        assert_eq!((output.status.code(), said.lines().count()), (Some(2), 1), "{said}");
     }
 }
 
@@ -172,6 +174,30 @@ fn bad_input_of_every_kind_is_one_line_that_says_what_to_do() {
         assert!(line.starts_with(&format!("guest.toml:{start}")), "{line}");
         assert!(line.contains(why) && line.contains(remedy), "{line}");
     }
+}
+
+#[test]
+fn a_configuration_may_come_by_a_pipe_but_not_by_a_fifo_that_nobody_writes_to() {
+    if !tests::kvm::is_there() {
+        return;
+    }
+    let folder = Folder::new();
+    let here = folder.0.path().display();
+    let config = format!("{BOOT}{LUN}").replace(" = '", &format!(" = '{here}/"));
+    drop(folder.configure(&config));
+    let check = |source: &str| {
+        let program = env!("CARGO_BIN_EXE_vmm");
+        let line = format!("cd {here} && timeout 60 {program} --check --config {source}");
+        Command::new("bash").args(["-c", &line]).output().unwrap()
+    };
+    for source in ["<(sleep 0.1; cat guest.toml)", "/dev/stdin < guest.toml"] {
+        let output = check(source);
+        assert_eq!(output.status.code(), Some(0), "{source}: {}", text(&output.stderr));
+    }
+    assert!(Command::new("mkfifo").arg(folder.path("fifo")).status().unwrap().success());
+    let output = check("fifo");
+    let line = "fifo: is a FIFO; name a regular file, or /dev/stdin\n";
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(2), line));
 }
 
 #[test]

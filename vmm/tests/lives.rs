@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 use std::io::{self, BufReader, PipeReader, PipeWriter, Write};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use arch::layout;
@@ -235,6 +235,20 @@ fn the_button_works_in_every_life() {
     let (status, stderr) = end(child);
     assert_eq!(status, Some(0), "{stderr}");
     assert!(stderr.contains("the guest reset, and is not started again"), "{stderr}");
+}
+
+#[test]
+fn a_guest_is_not_started_if_a_signal_came_before() {
+    let Some(guest) = Guest::new(&power_off()) else { return };
+    let mut early = Command::new("env");
+    // The signal waits until the program looks for it.
+    early.args(["--block-signal=TERM", "sh", "-c", "kill -TERM $$; exec \"$@\"", "sh"]);
+    let program = guest.command();
+    early.arg(program.get_program()).args(program.get_args());
+    let child = Process::start(early.stdin(Stdio::null()).stderr(Stdio::piped()));
+    let (status, stderr) = end(child);
+    assert_eq!(status, Some(1), "{stderr}");
+    assert!(stderr.ends_with("error: ended by SIGTERM before the guest started\n"), "{stderr}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -134,6 +134,31 @@ fn clients_come_and_go_and_stay_over_a_reset() {
     assert_eq!(end(child).0, Some(1));
     assert!(!socket.exists(), "the socket's file goes with the VMM");
     assert_eq!(second.read(&mut [0]).unwrap(), 0, "so does the client");
+}
+
+#[test]
+fn a_client_whom_there_is_no_descriptor_for_waits_without_a_busy_loop() {
+    let Some(guest) = Guest::with(&ECHO, SOCKET) else { return };
+    let socket = guest.path("console.sock");
+    let child = Process::start(guest.command().stdin(Stdio::null()));
+    wait_for_vcpu(&child);
+    let limit = |soft| {
+        let pid = child.id().to_string();
+        let nofile = format!("--nofile={soft}:");
+        Command::new("prlimit").args(["--pid", &pid, &nofile]).status().unwrap()
+    };
+    // Fewer than are open; poll fails too where it is given more than the limit.
+    assert!(limit(8).success());
+    let mut client = connect(&socket);
+    client.write_all(b"a").unwrap();
+    thread::sleep(Duration::from_millis(1500));
+    assert!(limit(1000).success());
+    wait_for_byte(&mut client, b'a');
+    send(&child, Signal::SIGQUIT);
+    let stderr = end(child).1;
+    let failures = stderr.lines().filter(|line| line.contains("cannot be accepted")).count();
+    // The log would take 10 lines at once.
+    assert!((1..10).contains(&failures), "{stderr}");
 }
 
 #[test]

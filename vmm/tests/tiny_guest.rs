@@ -86,12 +86,14 @@ fn keys_reach_the_guest_but_for_ctrl_a() {
 
 #[test]
 fn signals_end_the_program_and_restore_the_terminal() {
-    for signal in [Signal::SIGUSR1, Signal::SIGALRM, Signal::SIGQUIT] {
+    let names = ["USR1", "ALRM", "QUIT", "IO", "VTALRM", "PROF", "STKFLT", "RTMIN+1", "RTMAX"];
+    for signal in names {
         let Some(guest) = Guest::new(&SPIN) else { return };
         let terminal = Terminal::new().unwrap();
         let cooked = terminal.mode().unwrap();
         let child = guest.run_at(&terminal);
-        send(&child, signal);
+        let kill = format!("kill -{signal} {}", child.id());
+        assert!(Command::new("bash").args(["-c", &kill]).status().unwrap().success());
         let (status, stderr) = end(child);
         assert_eq!(status, Some(1), "{signal}: {stderr}");
         assert_eq!(terminal.mode().unwrap(), cooked, "{signal}");

@@ -96,7 +96,7 @@ fn topology(descriptor: &Descriptor, geometry: Geometry) -> Result<Topology, Ope
 /// A discarded block holds anything. Where zeroing unmaps, unmapping is done by zeroing, and then
 /// holds zeros.
 fn provisioning(queue: &Queue, geometry: Geometry, options: &Options) -> Provisioning {
-    if !options.discard || options.read_only {
+    if !options.discard {
         return Provisioning::default();
     }
     Provisioning {

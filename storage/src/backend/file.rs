@@ -77,11 +77,12 @@ fn unit_of(file_system: u64, block_size: u32) -> u32 {
 }
 
 /// Tries whether holes can be punched, behind the end of the file, where there is nothing to
-/// lose: what is advertised has to hold from the first INQUIRY on.
+/// lose: what is advertised has to hold from the first INQUIRY on. For reading alone it cannot be
+/// tried, and makes no difference but to how an UNMAP is refused.
 fn provisioning(file: &File, size: u64, unit: u32, options: &Options) -> Provisioning {
     let behind = size.next_multiple_of(unit.into());
-    let punches =
-        options.discard && !options.read_only && sys::punch_hole(file, behind, unit.into()).is_ok();
+    let punches = options.discard
+        && (options.read_only || sys::punch_hole(file, behind, unit.into()).is_ok());
     Provisioning { unmap_granularity: punches.then_some(unit), unmapped_reads_zero: punches }
 }
 

@@ -49,12 +49,6 @@ pub trait LogicalUnit: fmt::Debug + Send + Sync {
         false
     }
 
-    /// How often its mode pages were changed, modulo 2³²: with each change, every nexus but the
-    /// one that made it is to hear of MODE PARAMETERS CHANGED (SPC-6, MODE SELECT(6) command).
-    fn mode_changes(&self) -> u32 {
-        0
-    }
-
     /// The longest READ or WRITE that it takes, in bytes.
     fn max_transfer(&self) -> u64;
 }

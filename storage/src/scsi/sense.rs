@@ -85,11 +85,9 @@ impl SenseCode {
     /// The mode page has no saved values.
     pub const SAVING_PARAMETERS_NOT_SUPPORTED: SenseCode =
         SenseCode::new(SenseKey::ILLEGAL_REQUEST, 0x39, 0x00);
-    /// The medium is write-protected.
+    /// The medium is write-protected, or the initiator itself forbade writing (SPC-6, SWP of the
+    /// Control mode page).
     pub const WRITE_PROTECTED: SenseCode = SenseCode::new(SenseKey::DATA_PROTECT, 0x27, 0x00);
-    /// The initiator itself forbade writing (SWP of the Control mode page).
-    pub const LOGICAL_UNIT_SOFTWARE_WRITE_PROTECTED: SenseCode =
-        SenseCode::new(SenseKey::DATA_PROTECT, 0x27, 0x02);
     /// The backing store is out of space (SBC-4, Resource exhaustion).
     pub const SPACE_ALLOCATION_FAILED_WRITE_PROTECT: SenseCode =
         SenseCode::new(SenseKey::DATA_PROTECT, 0x27, 0x07);
@@ -104,9 +102,6 @@ impl SenseCode {
     /// The initiator was gone.
     pub const I_T_NEXUS_LOSS_OCCURRED: SenseCode =
         SenseCode::new(SenseKey::UNIT_ATTENTION, 0x29, 0x07);
-    /// Another initiator changed a mode page.
-    pub const MODE_PARAMETERS_CHANGED: SenseCode =
-        SenseCode::new(SenseKey::UNIT_ATTENTION, 0x2a, 0x01);
     /// The number of blocks changed.
     pub const CAPACITY_DATA_HAS_CHANGED: SenseCode =
         SenseCode::new(SenseKey::UNIT_ATTENTION, 0x2a, 0x09);

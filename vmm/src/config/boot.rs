@@ -4,8 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
-use arch::boot;
-use arch::layout::Layout;
+use arch::boot::{self, NoPlace};
+use arch::layout::{self, Layout};
 
 use super::claims::Claims;
 use super::problems::{Problems, Refusal};
@@ -86,27 +86,30 @@ impl Boot {
         let Some(kernel) = &self.kernel else { return };
         let needs = kernel.value.needs;
         self.fit_cmdline(kernel.at, needs.cmdline_max, problems);
-        let room = layout.low_ram().end();
-        let mut needed = needs.end;
-        let mut what = format!("the kernel at line {}", problems.line(kernel.at));
-        if let Some(Some(initramfs)) = &self.initramfs {
-            needed = needed.saturating_add(initramfs.value.size);
-            what += &format!(" and the initramfs at line {}", problems.line(initramfs.at));
-            let (limit, size) = (needs.initramfs_limit, initramfs.value.size);
-            let fits = boot::place_initramfs(layout, needs.end, limit, size).is_ok();
-            if needed <= room && !fits {
-                let line = problems.line(kernel.at);
-                let why = format!("too large to lie where the kernel at line {line} looks for it");
-                let refusal = Refusal::new(why, "use a smaller one");
-                problems.report(initramfs.at, "boot.initramfs", &refusal);
+        if needs.end > layout::HOLE.base {
+            let refusal = Refusal::new("needs memory beyond 3 GiB", "use a smaller one");
+            problems.report(kernel.at, "boot.kernel", &refusal);
+            return;
+        }
+        let (needed, what) = match &self.initramfs {
+            Some(Some(initramfs)) => {
+                let size = initramfs.value.size;
+                match boot::place_initramfs(layout, needs.end, needs.initramfs_limit, size) {
+                    Ok(_) => return,
+                    Err(NoPlace { needed: None }) => return too_large(initramfs, kernel, problems),
+                    Err(NoPlace { needed: Some(needed) }) => {
+                        let line = problems.line(initramfs.at);
+                        (needed, format!(" and the initramfs at line {line}, which need"))
+                    }
+                }
             }
-        }
-        if needed > room {
-            let needed = needed.div_ceil(1 << 20) + 1;
-            let why = format!("too little for {what}, which need {needed} MiB below 3 GiB");
-            let remedy = "give the machine more memory, or use smaller ones";
-            problems.report(memory.at, "machine.memory", &Refusal::new(why, remedy));
-        }
+            _ if needs.end <= layout.low_ram().end() => return,
+            _ => (needs.end, ", which needs".to_owned()),
+        };
+        let (line, needed) = (problems.line(kernel.at), needed.div_ceil(1 << 20));
+        let why = format!("too little for the kernel at line {line}{what} {needed} MiB");
+        let remedy = "give the machine more memory, and what the guest needs to run";
+        problems.report(memory.at, "machine.memory", &Refusal::new(why, remedy));
     }
 
     fn fit_cmdline(&self, kernel: usize, most: u64, problems: &mut Problems<'_>) {
@@ -127,6 +130,12 @@ impl Boot {
             cmdline: self.cmdline?.value,
         })
     }
+}
+
+fn too_large(initramfs: &Placed<Initramfs>, kernel: &Placed<Kernel>, problems: &mut Problems<'_>) {
+    let line = problems.line(kernel.at);
+    let why = format!("too large to lie where the kernel at line {line} looks for it");
+    problems.report(initramfs.at, "boot.initramfs", &Refusal::new(why, "use a smaller one"));
 }
 
 fn kernel(path: PathBuf) -> Result<Kernel, Refusal> {

@@ -10,6 +10,7 @@ use super::problems::{Problems, Refusal};
 use super::tree::Placed;
 use crate::host::{Descriptors, HUGE_PAGE, Host, Memory};
 use crate::limits;
+use crate::memory::SLOT_MAX;
 use crate::spec::{GuestSpec, MemoryBacking};
 
 /// An 8-bit APIC id of FFh is a broadcast.
@@ -40,6 +41,10 @@ pub(super) fn machine(
             problems.report(memory.at, "machine.memory", &refusal);
         }
         Ok(layout) => {
+            if layout.ram().any(|region| region.size > SLOT_MAX) {
+                let refusal = Refusal::new("more than KVM takes", "write 8TiB or less");
+                problems.report(memory.at, "machine.memory", &refusal);
+            }
             if let Some(boot) = boot {
                 boot.fit(memory, &layout, problems);
             }
@@ -65,13 +70,26 @@ fn check_memory(
     problems: &mut Problems<'_>,
 ) {
     let refusal = match backing.value {
-        MemoryBacking::Anonymous => None,
+        MemoryBacking::Anonymous => {
+            if let Some(refusal) = far_too_much(memory.value, there.total) {
+                problems.report(memory.at, "machine.memory", &refusal);
+            }
+            None
+        }
         MemoryBacking::Prealloc => too_much(memory.value, there.available),
         MemoryBacking::Hugepages => too_many_pages(memory, there, problems),
     };
     if let Some(refusal) = refusal {
         problems.report(backing.at, "machine.memory_backing", &refusal);
     }
+}
+
+/// Guests may have more in all than there is, as long as they do not use it; what never can be
+/// used is a mistake, and what KVM keeps for it is taken all the same.
+fn far_too_much(memory: u64, total: u64) -> Option<Refusal> {
+    const TIMES: u64 = 8;
+    let why = || format!("more than {TIMES} times what the host has, {} with swap", mib(total));
+    (memory > total.saturating_mul(TIMES)).then(|| Refusal::new(why(), "give the machine less"))
 }
 
 fn too_much(memory: u64, available: u64) -> Option<Refusal> {

@@ -11,16 +11,26 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-use super::media::MediumId;
+use super::media::{self, MediumId};
 use super::problems::{Diagnostics, Problems, Refusal};
+use crate::console;
 
 /// The largest configuration, in bytes.
 const CONFIG_MAX: u64 = 1 << 20;
+/// Where pipes are that have no name (PIPEFS_MAGIC, linux/magic.h).
+const PIPE_FS: u32 = 0x5049_5045;
 /// The longest path of a Unix socket, in bytes: `sun_path` without its NUL.
 const SOCKET_PATH_MAX: usize = 107;
 
 /// Reads the configuration.
 pub(super) fn read_config(path: &Path) -> Result<String, Diagnostics> {
+    // To open a FIFO waits for somebody who writes. The pipe of a shell has one.
+    if fs::metadata(path).is_ok_and(|file| file.file_type().is_fifo())
+        && media::file_system(path) != Some(PIPE_FS)
+    {
+        let refusal = Refusal::new("is a FIFO", "name a regular file, or /dev/stdin");
+        return Err(Diagnostics::of_file(path, &refusal));
+    }
     let bytes = read_bounded(path).map_err(|error| {
         let refusal = Refusal::new(reason(&error), "check the path of the configuration");
         Diagnostics::of_file(path, &refusal)
@@ -83,6 +93,10 @@ pub(super) fn socket(path: &Path) -> Result<(), Refusal> {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(refused(path, &error)),
         Ok(metadata) if !metadata.file_type().is_socket() => {
             return Err(wrong_kind(path, &metadata, "name a path where there is nothing yet"));
+        }
+        Ok(_) if console::is_in_use(path).is_ok_and(|used| used) => {
+            let why = format!("{} is the socket of another program", path.display());
+            return Err(Refusal::new(why, "end that, or choose another name"));
         }
         _ => {}
     }
@@ -147,7 +161,7 @@ fn refused(path: &Path, error: &io::Error) -> Refusal {
     let remedy = match error.kind() {
         ErrorKind::NotFound => "create it, or correct the path",
         ErrorKind::PermissionDenied => "change its permissions, or run as another user",
-        ErrorKind::ReadOnlyFilesystem => "set read_only = true, or move it",
+        ErrorKind::ReadOnlyFilesystem => "name a path elsewhere",
         _ => "correct the path",
     };
     Refusal::new(format!("{} cannot be opened: {}", path.display(), reason(error)), remedy)
@@ -160,5 +174,17 @@ fn reason(error: &io::Error) -> String {
         ErrorKind::IsADirectory => "it is a directory".to_owned(),
         ErrorKind::ReadOnlyFilesystem => "read-only file system".to_owned(),
         _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_only_file_system_is_no_matter_of_disks() {
+        let error = io::Error::from_raw_os_error(libc::EROFS);
+        let refusal = refused(Path::new("/x"), &error).to_string();
+        assert_eq!(refusal, "/x cannot be opened: read-only file system; name a path elsewhere");
     }
 }

@@ -103,7 +103,7 @@ fn in_sysfs(number: u64) -> PathBuf {
 
 /// The magic number of the file system that `path` is on.
 #[expect(unsafe_code, reason = "statfs")]
-fn file_system(path: &Path) -> Option<u32> {
+pub(super) fn file_system(path: &Path) -> Option<u32> {
     let path = CString::new(path.as_os_str().as_bytes()).ok()?;
     let mut answer = MaybeUninit::<libc::statfs>::uninit();
     // SAFETY: `path` ends with a NUL, and `answer` is a statfs to fill in.

@@ -5,15 +5,20 @@
 use std::fmt;
 use std::path::Path;
 
+use crate::printable::printable;
+
+/// How many problems are told at most.
+const MOST: usize = 50;
+
 /// Every problem of one configuration, in the order of their places.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .0.join("\n"))]
+#[error("{}", told(.0))]
 pub(crate) struct Diagnostics(Vec<String>);
 
 impl Diagnostics {
     /// A problem that concerns the file as a whole.
     pub(super) fn of_file(file: &Path, refusal: &Refusal) -> Diagnostics {
-        Diagnostics(vec![one_line(&format!("{}: {refusal}", file.display()))])
+        Diagnostics(vec![printable(&format!("{}: {refusal}", file.display()))])
     }
 
     /// The problems, one line each, without line ends: `guest.toml:12:9: what: why; what to do`,
@@ -21,6 +26,16 @@ impl Diagnostics {
     #[cfg(test)]
     pub(crate) fn lines(&self) -> &[String] {
         &self.0
+    }
+}
+
+/// The first of `lines`, and how many there are besides.
+fn told(lines: &[String]) -> String {
+    match lines.split_at_checked(MOST) {
+        Some((first, more)) if !more.is_empty() => {
+            format!("{}\nand {} more problems", first.join("\n"), more.len())
+        }
+        _ => lines.join("\n"),
     }
 }
 
@@ -97,20 +112,13 @@ impl<'a> Problems<'a> {
         self.found.sort_by_key(|(at, _)| *at);
         let lines = self.found.iter().map(|(at, problem)| {
             let (line, column) = self.position(*at);
-            one_line(&format!("{}:{line}:{column}: {problem}", self.file.display()))
+            printable(&format!("{}:{line}:{column}: {problem}", self.file.display()))
         });
-        Diagnostics(lines.chain(self.of_host.iter().map(|problem| one_line(problem))).collect())
+        let of_host = self.of_host.iter().map(|problem| printable(problem));
+        let mut lines: Vec<String> = lines.chain(of_host).collect();
+        lines.dedup();
+        Diagnostics(lines)
     }
-}
-
-/// `text` without control characters: names from the file must reach neither the terminal nor
-/// another line.
-fn one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
-    }
-    line
 }
 
 #[cfg(test)]
@@ -134,7 +142,19 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_is_one_line() {
+    fn what_is_told_is_told_once_and_bounded() {
+        let mut problems = Problems::new(Path::new("f"), "");
+        let refusal = Refusal::new("bad", "no");
+        (0..99).for_each(|number| problems.report(0, number / 2, &refusal));
+        assert_eq!(problems.into_diagnostics().lines().len(), 50);
+        let mut problems = Problems::new(Path::new("f"), "");
+        (0..60).for_each(|number| problems.report(number, number, &refusal));
+        let told = problems.into_diagnostics().to_string();
+        assert_eq!((told.lines().count(), told.lines().last()), (51, Some("and 10 more problems")));
+    }
+
+    #[test]
+    fn a_problem_is_printable() {
         let mut problems = Problems::new(Path::new("a\nb"), "");
         problems.report(0, "x\u{1b}[2J", &Refusal::new("bad\r", "é"));
         assert_eq!(problems.into_diagnostics().lines(), ["a\\nb:1:1: x\\u{1b}[2J: bad\\r; é"]);

@@ -21,7 +21,7 @@ use crate::spec::{AddressedLun, MemoryBacking, OnCrash, OnReboot, SerialSpec, Tr
 fn plenty() -> Host {
     Host {
         kvm: Ok(Kvm { vcpus: 64, physical_bits: 46 }),
-        memory: Some(Memory { available: 1 << 40, huge_pages: 1 << 20 }),
+        memory: Some(Memory { total: 1 << 41, available: 1 << 40, huge_pages: 1 << 20 }),
         descriptors: Descriptors { limit: 1 << 20, open: 3 },
     }
 }

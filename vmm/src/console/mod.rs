@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use self::input::{Backlog, Stdin, Typed};
+pub(crate) use self::socket::is_in_use;
 use self::socket::{Client, Socket, SocketError};
 use self::terminal::RawMode;
 pub(crate) use self::terminal::is_raw;
@@ -177,7 +178,10 @@ impl Console {
                     let place = set.add(&client, interest);
                     (client, place)
                 });
-                watch.listener = Some(set.add(socket, Interest::Input));
+                match socket.rests_until() {
+                    Some(instant) => set.add_deadline(instant),
+                    None => watch.listener = Some(set.add(socket, Interest::Input)),
+                }
             }
         }
         watch

@@ -4,17 +4,23 @@
 //! slow. They share the [`Seat`], which the one who first finds the client gone vacates. What the
 //! guest writes while nobody is there is lost, as on any serial line.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::input::Backlog;
 
 const BUSY: &[u8] = b"vmm: this console has a client already\r\n";
+
+/// How long a client waits whom the host lacks a file descriptor for; it would be told of him all
+/// the time.
+const REST: Duration = Duration::from_secs(1);
 
 /// The socket cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +86,8 @@ pub(super) struct Socket {
     seat: Seat,
     /// Whether the client may still send.
     sends: bool,
+    /// When to accept again after the host had not what that takes.
+    rests_until: Option<Instant>,
 }
 
 impl Socket {
@@ -92,7 +100,7 @@ impl Socket {
         listener.set_nonblocking(true)?;
         let file = identity(path)?;
         let (path, seat) = (path.to_owned(), Seat::default());
-        Ok(Socket { listener, path, file, seat, sends: false })
+        Ok(Socket { listener, path, file, seat, sends: false, rests_until: None })
     }
 
     /// The client's place, for output.
@@ -121,8 +129,16 @@ impl Socket {
             }
             Err(error)
                 if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-            Err(error) => log::warn!("console: a client cannot be accepted: {error}"),
+            Err(error) => {
+                self.rests_until = Some(Instant::now() + REST);
+                log::warn!("console: a client cannot be accepted: {error}");
+            }
         }
+    }
+
+    /// Until when no client is to be accepted.
+    pub(super) fn rests_until(&self) -> Option<Instant> {
+        self.rests_until.filter(|instant| *instant > Instant::now())
     }
 
     /// Reads what the client sent; the end of its input ends input only.
@@ -172,6 +188,8 @@ impl AsRawFd for Client {
 }
 
 fn bind(path: &Path) -> Result<UnixListener, SocketError> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let _locked = lock(folder.unwrap_or(Path::new(".")));
     match UnixListener::bind(path) {
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
             remove_stale(path)?;
@@ -181,19 +199,71 @@ fn bind(path: &Path) -> Result<UnixListener, SocketError> {
     }
 }
 
+/// Locks a folder, so that of several who find an old socket there one replaces it, and the others
+/// find the new one. Others lock folders for reasons of their own, perhaps for ever, or it cannot
+/// be read: then it has to do without.
+fn lock(folder: &Path) -> Option<File> {
+    const TRIES: usize = 100;
+    let folder = File::open(folder).ok()?;
+    for _ in 0..TRIES {
+        if folder.try_lock().is_ok() {
+            break;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    Some(folder)
+}
+
 /// Removes the socket file of a process that is gone.
 fn remove_stale(path: &Path) -> Result<(), SocketError> {
     if !fs::symlink_metadata(path)?.file_type().is_socket() {
         return Err(SocketError::NoSocket);
     }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(fs::remove_file(path)?),
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(error.into()),
-        _ => Err(SocketError::InUse),
+    if is_in_use(path)? {
+        return Err(SocketError::InUse);
+    }
+    Ok(fs::remove_file(path)?)
+}
+
+/// Whether some process has the socket at `path`. It is not disturbed: a datagram never reaches a
+/// console, but the host looks whether there is a socket before it looks of what type that is.
+///
+/// # Errors
+/// When the host does not tell.
+pub(crate) fn is_in_use(path: &Path) -> io::Result<bool> {
+    match UnixDatagram::unbound()?.connect(path) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(false),
+        Err(error) if error.raw_os_error() != Some(libc::EPROTOTYPE) => Err(error),
+        _ => Ok(true),
     }
 }
 
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     let file = fs::symlink_metadata(path)?;
     Ok((file.dev(), file.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Barrier;
+
+    #[test]
+    fn of_several_who_want_an_old_socket_one_gets_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("console.sock");
+        let start = Barrier::new(3);
+        let listen = || {
+            start.wait();
+            Socket::listen(&path)
+        };
+        for _ in 0..1000 {
+            drop(UnixListener::bind(&path).unwrap());
+            let sockets = thread::scope(|scope| {
+                [(); 3].map(|()| scope.spawn(listen)).map(|thread| thread.join().unwrap())
+            });
+            assert_eq!(sockets.iter().filter(|socket| socket.is_ok()).count(), 1, "{sockets:?}");
+            assert!(is_in_use(&path).unwrap());
+        }
+    }
 }

@@ -206,11 +206,8 @@ impl Disk {
         if medium == opcode::Medium::Accessed {
             return Ok(());
         }
-        if self.read_only {
-            return Err(SenseCode::WRITE_PROTECTED.into());
-        }
-        match self.state.now().has(State::SOFTWARE_WRITE_PROTECT) {
-            true => Err(SenseCode::LOGICAL_UNIT_SOFTWARE_WRITE_PROTECTED.into()),
+        match self.is_write_protected() {
+            true => Err(SenseCode::WRITE_PROTECTED.into()),
             false => Ok(()),
         }
     }
@@ -281,10 +278,6 @@ impl LogicalUnit for Disk {
 
     fn descriptor_sense(&self) -> bool {
         self.state.now().has(State::DESCRIPTOR_SENSE)
-    }
-
-    fn mode_changes(&self) -> u32 {
-        self.state.mode_changes()
     }
 
     fn flush(&self) -> std::io::Result<()> {

@@ -10,10 +10,6 @@ use crate::scsi::sense::{Sense, SenseCode};
 /// The mode pages of a disk, ascending.
 const PAGES: [PageCode; 2] = [PageCode::CACHING, PageCode::CONTROL];
 
-/// What MODE SELECT may change.
-const CHOICES: [State; 3] =
-    [State::WRITE_CACHE, State::DESCRIPTOR_SENSE, State::SOFTWARE_WRITE_PROTECT];
-
 impl Disk {
     pub(super) fn mode_sense(&self, cdb: &Cdb) -> Result<Plan, Sense> {
         let control = PageControl(cdb.u8(2) >> 6);
@@ -38,7 +34,7 @@ impl Disk {
     /// The values of a page that PAGE CONTROL asks for, if there is such a page.
     fn values(&self, code: PageCode, control: PageControl) -> Option<Vec<u8>> {
         match control {
-            PageControl::CHANGEABLE => changeable(code),
+            PageControl::CHANGEABLE => self.changeable(code),
             PageControl::DEFAULT => page(code, self.state.initial()),
             _ => page(code, self.state.now()),
         }
@@ -86,7 +82,7 @@ impl Disk {
         let old = self.state.now();
         let (new, flush) = parameters.try_fold((old, false), |(state, flush), page| {
             let page = page?;
-            Ok::<_, Sense>((selected(state, &page)?, flush || needs_flush(&page)))
+            Ok::<_, Sense>((self.selected(state, &page)?, flush || needs_flush(&page)))
         })?;
         if flush {
             self.refuse_after_lost_writes()?;
@@ -94,24 +90,35 @@ impl Disk {
         Ok(Plan::Change { change: Change::between(old, new), flush })
     }
 
+    /// The state that `page` of a MODE SELECT leads to from `state`.
+    fn selected(&self, state: State, page: &Page<'_>) -> Result<State, Sense> {
+        let at = u16::try_from(page.at).unwrap_or(u16::MAX);
+        let unknown = || Sense::invalid_parameter(at, Some(5));
+        let code = page.code().ok_or_else(unknown)?;
+        let current = self::page(code, state).ok_or_else(unknown)?;
+        page.check(&current, &self.changeable(code).unwrap_or_default())?;
+        Ok(match code {
+            PageCode::CACHING => state.with(State::WRITE_CACHE, mode::write_cache(page.bytes)),
+            _ => state
+                .with(State::DESCRIPTOR_SENSE, mode::descriptor_sense(page.bytes))
+                .with(State::SOFTWARE_WRITE_PROTECT, mode::software_write_protect(page.bytes)),
+        })
+    }
+
+    /// A page with a 1 for each bit that can be changed. A disk that begins without a write cache
+    /// never has one: a reset, which does not flush, would turn it off.
+    fn changeable(&self, code: PageCode) -> Option<Vec<u8>> {
+        let has_cache = self.state.initial().has(State::WRITE_CACHE);
+        let all = State::DESCRIPTOR_SENSE
+            .with(State::SOFTWARE_WRITE_PROTECT, true)
+            .with(State::WRITE_CACHE, has_cache);
+        Some(mode::changeable(&page(code, State::default())?, &page(code, all)?))
+    }
+
     /// Whether commands that modify the medium are refused (WP).
-    fn is_write_protected(&self) -> bool {
+    pub(super) fn is_write_protected(&self) -> bool {
         self.read_only || self.state.now().has(State::SOFTWARE_WRITE_PROTECT)
     }
-}
-
-/// The state that `page` of a MODE SELECT leads to from `state`.
-fn selected(state: State, page: &Page<'_>) -> Result<State, Sense> {
-    let unknown = || Sense::invalid_parameter(u16::try_from(page.at).unwrap_or(u16::MAX), Some(5));
-    let code = page.code().ok_or_else(unknown)?;
-    let current = self::page(code, state).ok_or_else(unknown)?;
-    page.check(&current, &changeable(code).unwrap_or_default())?;
-    Ok(match code {
-        PageCode::CACHING => state.with(State::WRITE_CACHE, mode::write_cache(page.bytes)),
-        _ => state
-            .with(State::DESCRIPTOR_SENSE, mode::descriptor_sense(page.bytes))
-            .with(State::SOFTWARE_WRITE_PROTECT, mode::software_write_protect(page.bytes)),
-    })
 }
 
 /// Whether `page` of a MODE SELECT turns the write cache off, or forbids writing.
@@ -132,12 +139,6 @@ fn page(code: PageCode, state: State) -> Option<Vec<u8>> {
         )),
         _ => None,
     }
-}
-
-/// A page with a 1 for each bit that can be changed.
-fn changeable(code: PageCode) -> Option<Vec<u8>> {
-    let all = CHOICES.into_iter().fold(State::default(), |all, one| all.with(one, true));
-    Some(mode::changeable(&page(code, State::default())?, &page(code, all)?))
 }
 
 fn header(cdb: &Cdb) -> Header {

@@ -64,6 +64,12 @@ impl Disk {
         if options.unmap && self.thin.is_none() {
             return Err(Sense::invalid_field(1, Some(3)));
         }
+        if options.physical_address {
+            return Err(Sense::invalid_field(1, Some(2)));
+        }
+        if options.logical_address {
+            return Err(Sense::invalid_field(1, Some(1)));
+        }
         // WSNZ: 0 does not stand for the rest of the medium.
         if command.blocks == 0 {
             return Err(command.wrong_length());
@@ -80,6 +86,10 @@ impl Disk {
 struct WriteSameOptions {
     anchor: bool,
     unmap: bool,
+    /// PBDATA, which puts the address of each physical sector into it; obsolete.
+    physical_address: bool,
+    /// LBDATA, which puts the address of each block into it; obsolete.
+    logical_address: bool,
     /// NDOB, which only WRITE SAME(16) has.
     no_data_out: bool,
 }
@@ -90,6 +100,8 @@ impl WriteSameOptions {
         WriteSameOptions {
             anchor: cdb.bit(1, 4),
             unmap: cdb.bit(1, 3),
+            physical_address: cdb.bit(1, 2),
+            logical_address: cdb.bit(1, 1),
             no_data_out: cdb.opcode() == WRITE_SAME_16 && cdb.bit(1, 0),
         }
     }

@@ -1,6 +1,6 @@
 //! What commands change in a disk besides its medium, and a reset puts back.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// A set of conditions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,12 +55,11 @@ impl Change {
 pub(super) struct StateCell {
     now: AtomicU8,
     initial: State,
-    mode_changes: AtomicU32,
 }
 
 impl StateCell {
     pub(super) fn new(initial: State) -> StateCell {
-        StateCell { now: AtomicU8::new(initial.0), initial, mode_changes: AtomicU32::new(0) }
+        StateCell { now: AtomicU8::new(initial.0), initial }
     }
 
     /// What holds now.
@@ -73,18 +72,9 @@ impl StateCell {
         self.initial
     }
 
-    /// How often a mode page was changed, modulo 2³².
-    pub(super) fn mode_changes(&self) -> u32 {
-        self.mode_changes.load(Ordering::Acquire)
-    }
-
     pub(super) fn apply(&self, change: Change) {
         let next = |old| Some(change.of(State(old)).0);
-        let (Ok(old) | Err(old)) = self.now.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
-        let old = State(old);
-        if change.of(old).with(State::STOPPED, false) != old.with(State::STOPPED, false) {
-            self.mode_changes.fetch_add(1, Ordering::AcqRel);
-        }
+        let _never_refused = self.now.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
     }
 
     pub(super) fn reset(&self) {
@@ -105,16 +95,5 @@ mod tests {
         assert_eq!(cell.now(), State::DESCRIPTOR_SENSE.with(State::STOPPED, true));
         cell.reset();
         assert_eq!(cell.now(), State::WRITE_CACHE);
-    }
-
-    #[test]
-    fn only_a_mode_page_that_becomes_another_counts() {
-        let cell = StateCell::new(State::WRITE_CACHE);
-        let stop = Change::between(State::default(), State::STOPPED);
-        let same = Change { set: State::WRITE_CACHE, clear: State::DESCRIPTOR_SENSE };
-        [stop, same].into_iter().for_each(|change| cell.apply(change));
-        assert_eq!(cell.mode_changes(), 0);
-        cell.apply(Change::between(State::WRITE_CACHE, State::default()));
-        assert_eq!(cell.mode_changes(), 1);
     }
 }

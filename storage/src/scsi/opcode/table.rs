@@ -29,7 +29,7 @@ pub static OPCODES: &[Opcode] = &[
     modifies(row(0x2a, "WRITE(10)", Operation::Write, TRANSFER_10)),
     accesses(row(0x2f, "VERIFY(10)", Operation::Verify, VERIFY_10)),
     accesses(row(0x35, "SYNCHRONIZE CACHE(10)", Operation::SynchronizeCache, SYNC_10)),
-    modifies(row(0x41, "WRITE SAME(10)", Operation::WriteSame, TRANSFER_10)),
+    modifies(row(0x41, "WRITE SAME(10)", Operation::WriteSame, WRITE_SAME_10)),
     modifies(row(0x42, "UNMAP", Operation::Unmap, &[0, 1, 0, 0, 0, 0, 0, ALL, ALL, CONTROL])),
     alone(row(0x55, "MODE SELECT(10)", Operation::ModeSelect, MODE_SELECT_10)),
     row(0x5a, "MODE SENSE(10)", Operation::ModeSense, MODE_SENSE_10),
@@ -65,14 +65,15 @@ pub static OPCODES: &[Opcode] = &[
 
 const TRANSFER_6: &[u8] = &[0, 0x1f, ALL, ALL, ALL, CONTROL];
 
-/// RDPROTECT or WRPROTECT, DPO, FUA; or WRPROTECT, ANCHOR, UNMAP.
+/// RDPROTECT or WRPROTECT, DPO, FUA.
 const TRANSFER: u8 = 0xf8;
 const TRANSFER_10: &[u8] = &ten(TRANSFER);
 const TRANSFER_12: &[u8] = &twelve(TRANSFER);
 const TRANSFER_16: &[u8] = &sixteen(TRANSFER);
 
-/// The same, and NDOB.
-const WRITE_SAME_16: &[u8] = &sixteen(0xf9);
+/// WRPROTECT, ANCHOR, UNMAP, PBDATA, LBDATA; and NDOB.
+const WRITE_SAME_10: &[u8] = &ten(0xfe);
+const WRITE_SAME_16: &[u8] = &sixteen(0xff);
 
 /// VRPROTECT, DPO, BYTCHK.
 const VERIFY: u8 = 0xf6;

@@ -35,14 +35,22 @@ fn kvm() {
 
 #[test]
 fn memory() {
-    let with =
-        |available, huge_pages| Host { memory: Some(Memory { available, huge_pages }), ..plenty() };
+    let with = |available, huge_pages| {
+        let memory = Memory { total: 1 << 30, available, huge_pages };
+        Host { memory: Some(memory), ..plenty() }
+    };
     each_has_one_problem(&[
         (
             with(1 << 29, 0),
             "[machine]\nmemory = '1G'\nmemory_backing = 'prealloc'\n{BOOT}{LUN}",
             "guest1.toml:3:18: machine.memory_backing: the host has 512 MiB left, and memory is \
              1024 MiB; give the machine less, or use \"anonymous\"",
+        ),
+        (
+            with(1 << 30, 0),
+            "[machine]\nmemory = '9G'\n{BOOT}{LUN}",
+            "guest1.toml:2:10: machine.memory: more than 8 times what the host has, 1024 MiB with \
+             swap; give the machine less",
         ),
         (
             with(0, 255),
@@ -52,6 +60,11 @@ fn memory() {
         ),
     ]);
     let fixture = Fixture::new();
+    fixture.good(&format!("[machine]\nmemory = '8TiB'\n{BOOT}{LUN}"));
+    assert_eq!(
+        fixture.problems(format!("[machine]\nmemory = '8196G'\n{BOOT}{LUN}")),
+        ["guest1.toml:2:10: machine.memory: more than KVM takes; write 8TiB or less"]
+    );
     let odd = format!("[machine]\nmemory_backing = 'hugepages'\nmemory = '65M'\n{BOOT}{LUN}");
     assert_eq!(
         fixture.problems(odd),

@@ -1,6 +1,9 @@
 //! The line that is said about each thing that a configuration may have wrong, besides
 //! controllers.
 
+use std::io::ErrorKind;
+use std::os::unix::net::UnixListener;
+
 use super::{BOOT, Fixture, LUN, each_has_one_problem};
 
 #[test]
@@ -188,6 +191,50 @@ fn a_kernel_has_its_own_limits() {
          shorten it",
     ];
     assert_eq!(fixture.problems(text), expected);
+}
+
+#[test]
+fn what_is_booted_has_room() {
+    let fixture = Fixture::new();
+    // The boot protocol's pref_address and init_size.
+    let kernel = |base: u64, size: u32| {
+        let mut kernel = ::tests::tiny::bzimage(&[]);
+        kernel[0x258..0x260].copy_from_slice(&base.to_le_bytes());
+        kernel[0x260..0x264].copy_from_slice(&size.to_le_bytes());
+        std::fs::write(fixture.path("vmlinuz"), kernel).unwrap();
+    };
+    const MIB: u32 = 1 << 20;
+    let alone = format!("[machine]\nmemory = '64M'\n{BOOT}{LUN}");
+    let both = format!("[machine]\nmemory = '64M'\n{BOOT}initramfs = 'initramfs'\n{LUN}");
+    kernel(1 << 20, 63 * MIB);
+    fixture.good(&alone);
+    // The page that an initramfs begins at is the kernel's, if only just.
+    kernel(1 << 20, 63 * MIB - 1);
+    let why = "guest1.toml:2:10: machine.memory: too little for the kernel at line 4 and the \
+               initramfs at line 5, which need 65 MiB; give the machine more memory, and what the \
+               guest needs to run";
+    assert_eq!(fixture.problems(&both), [why]);
+    kernel(1 << 20, 63 * MIB + 1);
+    let why = "guest1.toml:2:10: machine.memory: too little for the kernel at line 4, which needs \
+               65 MiB; give the machine more memory, and what the guest needs to run";
+    assert_eq!(fixture.problems(&alone), [why]);
+    kernel(3 << 30, MIB);
+    let why = "guest1.toml:4:10: boot.kernel: needs memory beyond 3 GiB; use a smaller one";
+    assert_eq!(fixture.problems(&alone), [why]);
+}
+
+#[test]
+fn a_socket_that_another_program_has_is_refused_and_not_disturbed() {
+    let fixture = Fixture::new();
+    let text = format!("{BOOT}[console]\nserial = {{ socket = 's' }}\n{LUN}");
+    let listener = UnixListener::bind(fixture.path("s")).unwrap();
+    let why = "guest1.toml:4:10: console.serial = {…}: s is the socket of another program; end \
+               that, or choose another name";
+    assert_eq!(fixture.problems(&text), [why]);
+    listener.set_nonblocking(true).unwrap();
+    assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+    drop(listener);
+    fixture.good(&text);
 }
 
 #[test]

@@ -37,6 +37,16 @@ fn write_same_of_both_lengths() {
     for anchored in [ten(0x10), ten(0x18), sixteen(0x10), sixteen(0x18)] {
         assert_eq!(anchored, invalid_field(1, Some(4)));
     }
+    // Each block would hold its own address, not what was sent.
+    for with_physical_address in [ten(0x04), ten(0x06), sixteen(0x04), sixteen(0x06)] {
+        assert_eq!(with_physical_address, invalid_field(1, Some(2)));
+    }
+    for with_address in [ten(0x02), sixteen(0x02)] {
+        assert_eq!(with_address, invalid_field(1, Some(1)));
+    }
+    // Whoever asks which bits are looked at hears of these.
+    let usage = |opcode| data_of(&disk, &[0xa3, 0x0c, 1, opcode, 0, 0, 0, 0, 1, 0, 0, 0])[5];
+    assert_eq!((usage(0x41), usage(0x93)), (0xfe, 0xff));
 }
 
 #[test]
