@@ -13,7 +13,7 @@ use storage::lun::{self, OpenError};
 use storage::target::{self, AttachError, Bus};
 
 use crate::machine::{Machine, MachineError};
-use crate::spec::{ControllerSpec, Transport};
+use crate::spec::{AddressedLun, ControllerSpec, Transport};
 
 /// A controller could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -130,16 +130,16 @@ impl Hba {
 }
 
 fn attach_all(bus: &Bus, spec: &ControllerSpec) -> Result<(), BuildError> {
-    for at in &spec.luns {
-        let controller = || spec.id.clone();
-        let unit = lun::open(&at.spec).map_err(|source| BuildError::Open {
+    let controller = || spec.id.clone();
+    let open = |at: &AddressedLun| match lun::open(&at.spec) {
+        Ok(unit) => Ok((at.target, at.lun, unit)),
+        Err(source) => Err(BuildError::Open {
             controller: controller(),
             target: at.target,
             lun: at.lun,
             source,
-        })?;
-        bus.attach(at.target, at.lun, unit)
-            .map_err(|source| BuildError::Attach { controller: controller(), source })?;
-    }
-    Ok(())
+        }),
+    };
+    let units: Vec<_> = spec.luns.iter().map(open).collect::<Result<_, _>>()?;
+    bus.attach_all(units).map_err(|source| BuildError::Attach { controller: controller(), source })
 }
