@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::buffer::DataBuf;
 use crate::scsi::cdb::Cdb;
-use crate::scsi::sense::Sense;
+use crate::scsi::sense::{Sense, SenseCode};
 use crate::scsi::status::Status;
 
 /// Where answers go that were not found at once. Takes them from any thread.
@@ -21,14 +21,14 @@ pub trait ReplySink: Send + Sync {
 }
 
 /// What the target says about a command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Response {
     /// The command ended with a status.
     Status {
         /// The status.
         status: Status,
         /// Why, for CHECK CONDITION.
-        sense: Option<Sense>,
+        sense: Option<SenseData>,
         /// Bytes of the data buffers that were not transferred.
         resid: u32,
     },
@@ -46,7 +46,31 @@ impl Response {
     /// CHECK CONDITION with `sense`, and `resid` bytes of the buffers untouched.
     #[must_use]
     pub fn check_condition(sense: impl Into<Sense>, resid: u32) -> Response {
-        Response::Status { status: Status::CHECK_CONDITION, sense: Some(sense.into()), resid }
+        Response::Status {
+            status: Status::CHECK_CONDITION,
+            sense: Some(SenseData::Own(sense.into())),
+            resid,
+        }
+    }
+}
+
+/// Sense data on its way to the initiator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SenseData {
+    /// Made here, in the format that the logical unit has been told to use.
+    Own(Sense),
+    /// As a device sent it, byte for byte.
+    Device(Box<[u8]>),
+}
+
+impl SenseData {
+    /// What it says, as far as it is sense data.
+    #[must_use]
+    pub fn code(&self) -> Option<SenseCode> {
+        match self {
+            SenseData::Own(sense) => Some(sense.code),
+            SenseData::Device(bytes) => SenseCode::of(bytes),
+        }
     }
 }
 
@@ -63,6 +87,14 @@ pub enum ServiceResponse {
     Aborted,
     /// A reset ended the command; the initiator may send it again.
     Reset,
+    /// What carries commands cannot take this one now; the initiator may send it again.
+    Busy,
+    /// The way to the device broke; nobody knows whether the command was carried out.
+    TransportFailure,
+    /// The nexus lost its right to the device, as by a reservation.
+    NexusFailure,
+    /// Something failed that has no name here.
+    Failure,
 }
 
 /// How a command stands to the others of its logical unit (SAM-6, Task attributes).
@@ -194,10 +226,10 @@ impl Answer {
         self.ticket.token.place
     }
 
-    /// Whose answer it is. The ticket may serve for another task.
+    /// Whose answer it is, and what it says. The ticket may serve for another task.
     #[must_use]
-    pub fn into_ticket(self) -> Ticket {
-        self.ticket
+    pub fn into_parts(self) -> (Ticket, Response) {
+        (self.ticket, self.response)
     }
 }
 
@@ -282,8 +314,8 @@ mod tests {
 
     impl ReplySink for Recorder {
         fn complete(&self, answer: Answer) {
-            let response = answer.response;
-            self.0.lock().unwrap().push((answer.into_ticket().token().place, response));
+            let (ticket, response) = answer.into_parts();
+            self.0.lock().unwrap().push((ticket.token().place, response));
         }
     }
 
@@ -312,7 +344,7 @@ mod tests {
     fn an_answer_found_at_once_skips_the_sink() {
         let sink = Arc::new(Recorder::default());
         let answer = task(&sink, 3).answer(Response::good(0));
-        assert_eq!(answer.into_ticket().token().place, 3);
+        assert_eq!(answer.into_parts().0.token().place, 3);
         assert!(sink.0.lock().unwrap().is_empty());
     }
 }

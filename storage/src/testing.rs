@@ -7,13 +7,13 @@ use std::ptr::NonNull;
 use libc::iovec;
 
 use crate::buffer::DataBuf;
-use crate::lun::spec::{Ascii, Backing, Identity, LunSpec, Naa, WriteCache};
+use crate::lun::spec::{Ascii, Backing, DiskSpec, Identity, Naa, WriteCache};
 
 /// A writable disk's specification, with names like those of the configuration's defaults; the
 /// backing is never opened.
 #[must_use]
-pub fn disk_spec() -> LunSpec {
-    LunSpec {
+pub fn disk_spec() -> DiskSpec {
+    DiskSpec {
         backing: Backing::RawImage("disk.img".into()),
         read_only: false,
         rotational: false,

@@ -18,7 +18,7 @@ use storage::target::address::{Lun, LunAddress};
 use storage::target::{
     AttachError, Bus, BusEvent, DetachError, EventSink, Function, Lane, Outcome,
 };
-use storage::task::{Answer, Response, ServiceResponse, Task};
+use storage::task::{Answer, Response, SenseData, ServiceResponse, Task};
 use storage::testing::disk_spec;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -150,7 +150,7 @@ fn all_sense_data_of_a_logical_unit_has_the_format_that_it_was_told() {
     let Submitted::Done(answer) = queue.lane.submit(address, task, &mut queue.io) else { panic!() };
     queue.settle(answer);
     let mut format = |target, number| match queue.run(target, Lun::Unit(number), &[0xff]).0 {
-        Response::Status { sense: Some(sense), .. } => sense.descriptor_format,
+        Response::Status { sense: Some(SenseData::Own(sense)), .. } => sense.descriptor_format,
         other => panic!("{other:?}"),
     };
     assert!(format(0, 0));

@@ -16,7 +16,7 @@ use storage::buffer::DataBuf;
 use storage::engine::{IoContext, Pool};
 use storage::lun::LogicalUnit;
 use storage::lun::disk::Disk;
-use storage::lun::spec::{LunSpec, WriteCache};
+use storage::lun::spec::{DiskSpec, WriteCache};
 use storage::scsi::sense::{Sense, SenseCode};
 use storage::task::Response;
 use storage::testing::disk_spec;
@@ -59,7 +59,7 @@ impl Recorder {
     fn disk(self, write_cache: WriteCache) -> (Arc<Recorder>, Disk) {
         let recorder = Arc::new(self);
         let medium = Medium::new("test", Box::new(RecorderHandle(Arc::clone(&recorder))));
-        (recorder, Disk::new(medium, &LunSpec { write_cache, ..disk_spec() }))
+        (recorder, Disk::new(medium, &DiskSpec { write_cache, ..disk_spec() }))
     }
 
     fn take(&self) -> Vec<Call> {
@@ -322,7 +322,7 @@ fn a_flush_that_fails_at_the_end_of_a_long_command_loses_writes_too() {
     for (name, mut io) in engines() {
         let (host, faults) = Faulty::new(Geometry { blocks: 8, block_size: BLOCK as u32 });
         *faults.flush.lock().unwrap() = Some(Fault::errno(libc::EIO));
-        let spec = LunSpec { write_cache: WriteCache::Through, ..disk_spec() };
+        let spec = DiskSpec { write_cache: WriteCache::Through, ..disk_spec() };
         let disk = Disk::new(Medium::new("test", Box::new(host)), &spec);
         let same = with_options(WRITE_SAME, 0, 0, 4);
         let lost = Response::check_condition(SenseCode::WRITE_ERROR, 0);

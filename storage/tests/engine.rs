@@ -23,7 +23,7 @@ use storage::lun::LogicalUnit;
 use storage::lun::disk::Disk;
 use storage::scsi::sense::{Sense, SenseCode};
 use storage::scsi::status::Status;
-use storage::task::Response;
+use storage::task::{Response, SenseData};
 use storage::testing::disk_spec;
 use tempfile::NamedTempFile;
 
@@ -272,8 +272,10 @@ const READ: Op = Op::Read { lba: 0, blocks: 1, fua: false, room: 512 };
 const READ_FUA: Op = Op::Read { lba: 0, blocks: 1, fua: true, room: 512 };
 
 fn status(seen: &(Response, Vec<u8>)) -> (Status, Option<SenseCode>) {
-    match seen.0 {
-        Response::Status { status, sense, .. } => (status, sense.map(|sense| sense.code)),
+    match &seen.0 {
+        Response::Status { status, sense, .. } => {
+            (*status, sense.as_ref().and_then(SenseData::code))
+        }
         Response::Failed(why) => panic!("{why:?}"),
     }
 }

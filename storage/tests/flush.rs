@@ -14,7 +14,7 @@ use storage::backend::{Backend, BlockDevice, Medium, Options, RawFile};
 use storage::engine::{IoContext, Pool};
 use storage::lun::LogicalUnit;
 use storage::lun::disk::Disk;
-use storage::lun::spec::{LunSpec, WriteCache};
+use storage::lun::spec::{DiskSpec, WriteCache};
 use storage::scsi::sense::SenseCode;
 use storage::task::Response;
 use storage::testing::{OwnedBuf, disk_spec};
@@ -41,7 +41,7 @@ fn each(test: impl Fn(&str, File, Box<dyn Backend>)) {
 }
 
 fn disk(backend: Box<dyn Backend>, write_cache: WriteCache) -> Disk {
-    Disk::new(Medium::new("test", backend), &LunSpec { write_cache, ..disk_spec() })
+    Disk::new(Medium::new("test", backend), &DiskSpec { write_cache, ..disk_spec() })
 }
 
 /// Runs one command that sends `out`; returns its response.

@@ -97,7 +97,7 @@ impl Queue {
     }
 
     fn answer_to(&self, place: u32) -> Option<Response> {
-        self.initiator.answered.get(&place).map(|(response, _)| *response)
+        self.initiator.answered.get(&place).map(|(response, _)| response.clone())
     }
 
     fn end(&mut self) {

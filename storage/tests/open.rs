@@ -15,7 +15,7 @@ use common::Initiator;
 use common::host::{self, Loop, image};
 use storage::backend::{Backend, BlockDevice, Kind, OpenError, Options, RawFile};
 use storage::engine::IoContext;
-use storage::lun::spec::{Backing, LunSpec};
+use storage::lun::spec::{Backing, DiskSpec, LunSpec};
 use storage::lun::{self, LogicalUnit};
 use storage::scsi::sense::SenseCode;
 use storage::task::Response;
@@ -30,36 +30,40 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn of_image(path: &Path) -> LunSpec {
-    LunSpec { backing: Backing::RawImage(path.into()), ..disk_spec() }
+fn of_image(path: &Path) -> DiskSpec {
+    DiskSpec { backing: Backing::RawImage(path.into()), ..disk_spec() }
 }
 
-fn of_device(path: &Path) -> LunSpec {
-    LunSpec { backing: Backing::BlockDevice(path.into()), ..disk_spec() }
+fn of_device(path: &Path) -> DiskSpec {
+    DiskSpec { backing: Backing::BlockDevice(path.into()), ..disk_spec() }
 }
 
-fn read_only(spec: &LunSpec) -> LunSpec {
-    LunSpec { read_only: true, ..spec.clone() }
+fn unit(spec: &DiskSpec) -> LunSpec {
+    LunSpec::Disk(spec.clone())
 }
 
-fn shared(spec: &LunSpec) -> LunSpec {
-    LunSpec { shared: true, ..spec.clone() }
+fn read_only(spec: &DiskSpec) -> DiskSpec {
+    DiskSpec { read_only: true, ..spec.clone() }
+}
+
+fn shared(spec: &DiskSpec) -> DiskSpec {
+    DiskSpec { shared: true, ..spec.clone() }
 }
 
 /// What opening and checking say, which is one.
-fn refusal(spec: &LunSpec) -> String {
-    let opened = lun::open(spec).expect_err("must be refused").to_string();
-    assert_eq!(lun::check(spec).expect_err("must be refused").to_string(), opened);
+fn refusal(spec: &DiskSpec) -> String {
+    let opened = lun::open(&unit(spec)).expect_err("must be refused").to_string();
+    assert_eq!(lun::check(&unit(spec)).expect_err("must be refused").to_string(), opened);
     opened
 }
 
-fn open(spec: &LunSpec) -> Arc<dyn LogicalUnit> {
-    lun::check(spec).unwrap();
-    lun::open(spec).unwrap()
+fn open(spec: &DiskSpec) -> Arc<dyn LogicalUnit> {
+    lun::check(&unit(spec)).unwrap();
+    lun::open(&unit(spec)).unwrap()
 }
 
 #[track_caller]
-fn assert_refused(spec: &LunSpec, predicate: &str) {
+fn assert_refused(spec: &DiskSpec, predicate: &str) {
     let path = spec.backing.path().display();
     assert_eq!(refusal(spec), format!("{path} {predicate}"));
 }
@@ -107,11 +111,11 @@ fn sizes_are_whole_blocks() {
     );
     file.as_file().set_len(1536).unwrap();
     open(&of_image(path));
-    let of_4096 = LunSpec { block_size: Some(4096), ..of_image(path) };
+    let of_4096 = DiskSpec { block_size: Some(4096), ..of_image(path) };
     assert!(refusal(&of_4096).contains("not a multiple of 4096; extend it"));
     file.as_file().set_len(8192).unwrap();
     open(&of_4096);
-    let physical = LunSpec { physical_block_size: Some(512), ..of_4096 };
+    let physical = DiskSpec { physical_block_size: Some(512), ..of_4096 };
     assert!(refusal(&physical).contains("set physical_block_size to 4096 or more"));
 }
 
@@ -143,7 +147,7 @@ fn a_check_leaves_everything_as_it_was() {
     let _alone = alone();
     let file = image(SIZE);
     let before = file.as_file().metadata().unwrap();
-    lun::check(&of_image(file.path())).unwrap();
+    lun::check(&unit(&of_image(file.path()))).unwrap();
     let after = file.as_file().metadata().unwrap();
     let times = |it: &fs::Metadata| (it.mtime(), it.mtime_nsec(), it.ctime(), it.ctime_nsec());
     assert_eq!(times(&before), times(&after));
@@ -199,8 +203,8 @@ fn a_killed_process_leaves_no_lock() {
 fn the_bytes_are_those_that_qemu_locks() {
     let _alone = alone();
     let file = image(SIZE);
-    let bytes = |spec: &LunSpec| {
-        let _held = lun::open(spec).unwrap();
+    let bytes = |spec: &DiskSpec| {
+        let _held = lun::open(&unit(spec)).unwrap();
         locked_bytes(file.path())
     };
     let writer = of_image(file.path());
@@ -244,14 +248,14 @@ fn qemu_and_we_keep_off_each_others_images() {
         ("share-rw=on", [(&writer, false), (&reader, false), (&sharer, true)]),
     ] {
         for (spec, goes) in ours {
-            let _held = lun::open(spec).unwrap();
+            let _held = lun::open(&unit(spec)).unwrap();
             let said = qemu(QEMU, file.path(), device);
             assert_eq!(said.is_ok(), goes, "QEMU {device} beside {spec:?}: {said:?}");
         }
         let held = qemu(QEMU, file.path(), device).unwrap();
         for (spec, goes) in ours {
-            assert_eq!(lun::check(spec).is_ok(), goes, "{spec:?} beside QEMU {device}");
-            let opened = lun::open(spec);
+            assert_eq!(lun::check(&unit(spec)).is_ok(), goes, "{spec:?} beside QEMU {device}");
+            let opened = lun::open(&unit(spec));
             assert_eq!(opened.is_ok(), goes, "{spec:?} beside QEMU {device}");
             if let Err(error) = opened {
                 let by = format!("(process {})", held.0.id());
@@ -302,16 +306,16 @@ fn qemu(program: &str, image: &Path, option: &str) -> Result<Qemu, String> {
 fn direct_is_refused_where_it_cannot_be() {
     let _alone = alone();
     // A file system without direct I/O that every host has.
-    let spec = LunSpec { direct: true, ..read_only(&of_image(Path::new("/proc/version"))) };
+    let spec = DiskSpec { direct: true, ..read_only(&of_image(Path::new("/proc/version"))) };
     assert_refused(&spec, "is on a file system without direct I/O; set direct = false, or move it");
     let Some(device) = Loop::attach(SIZE, &["--sector-size", "4096"]) else { return };
     let folder = tempfile::tempdir().unwrap();
     let Some(_mounted) = Mounted::new(&device, folder.path()) else { return };
     let path = folder.path().join("image");
     File::create(&path).unwrap().set_len(8192).unwrap();
-    let of_512 = LunSpec { direct: true, ..of_image(&path) };
+    let of_512 = DiskSpec { direct: true, ..of_image(&path) };
     assert!(refusal(&of_512).contains("set block_size = 4096, or direct = false"));
-    let of_4096 = LunSpec { block_size: Some(4096), ..of_512 };
+    let of_4096 = DiskSpec { block_size: Some(4096), ..of_512 };
     open(&of_4096);
 }
 
@@ -388,7 +392,7 @@ fn a_member_of_a_volume_is_refused_and_the_volume_is_not() {
     // Where there is no udev, nobody else makes its node.
     host::run("dmsetup", &["mknodes", &name]).unwrap();
     let volume = Path::new("/dev/mapper").join(&name);
-    let member = lun::open(&of_device(&device.device)).map(drop);
+    let member = lun::open(&unit(&of_device(&device.device))).map(drop);
     let opened = [false, true].map(|direct| {
         let options = Options { direct, ..Options::default() };
         BlockDevice::open(&volume, &options).map(|it| it.geometry().blocks)
@@ -468,7 +472,7 @@ fn unmap_is_refused_as_a_write_where_the_medium_is_for_reading() {
     let (image, device) = (image(SIZE), Loop::attach(SIZE, &[]));
     let device = device.as_ref().map(|device| of_device(&device.device));
     for spec in [Some(of_image(image.path())), device].into_iter().flatten() {
-        let kept = LunSpec { discard: false, ..read_only(&spec) };
+        let kept = DiskSpec { discard: false, ..read_only(&spec) };
         for (spec, code) in [
             (read_only(&spec), SenseCode::WRITE_PROTECTED),
             (kept, SenseCode::INVALID_COMMAND_OPERATION_CODE),
@@ -496,7 +500,7 @@ fn blocks_are_made_of_the_devices_blocks() {
     assert_eq!(block_size(&small, None).unwrap(), 512);
     assert_eq!(block_size(&small, Some(4096)).unwrap(), 4096);
     assert_eq!(block_size(&large, None).unwrap(), 4096);
-    let of_512 = LunSpec { block_size: Some(512), ..of_device(&large.device) };
+    let of_512 = DiskSpec { block_size: Some(512), ..of_device(&large.device) };
     assert_refused(
         &of_512,
         "has blocks of 4096 bytes, which blocks of 512 bytes cannot be made of; set block_size = \
@@ -518,7 +522,7 @@ fn a_device_without_a_medium_is_empty() {
     let Ok(node) = host::run("losetup", &["--find", "--show", path]) else { return };
     host::run("losetup", &["--detach", &node]).unwrap();
     // Somebody else may attach it at once; its size is then not 0.
-    if let Err(error) = lun::check(&read_only(&of_device(Path::new(&node)))) {
+    if let Err(error) = lun::check(&unit(&read_only(&of_device(Path::new(&node))))) {
         assert!(error.to_string().contains("is empty; give the device a medium"), "{error}");
     }
     drop(device);
@@ -592,7 +596,7 @@ fn as_nobody(test: &str, path: &Path) -> Option<String> {
     }
 }
 
-fn given() -> Option<LunSpec> {
+fn given() -> Option<DiskSpec> {
     Some(of_image(Path::new(&env::var_os(PATH)?)))
 }
 
@@ -600,7 +604,7 @@ fn given() -> Option<LunSpec> {
 #[ignore = "is run by other tests"]
 fn holds_until_killed() {
     let Some(spec) = given() else { return };
-    let _held = lun::open(&spec).unwrap();
+    let _held = lun::open(&unit(&spec)).unwrap();
     println!("opened");
     let _ = std::io::stdin().lines().count();
     process::exit(1);

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use storage::backend::{Geometry, Medium};
 use storage::engine::{IoContext, Pool};
 use storage::lun::disk::Disk;
-use storage::lun::spec::{LunSpec, WriteCache};
+use storage::lun::spec::{DiskSpec, WriteCache};
 use storage::lun::{LogicalUnit, Submitted};
 use storage::scsi::sense::SenseCode;
 use storage::target::address::{Lun, LunAddress};
@@ -143,7 +143,7 @@ impl Machine {
         let geometry = Geometry { blocks: BLOCKS as u64, block_size: 512 };
         let (recorder, record) = Recorder::new(geometry);
         let bus = Bus::new(1).unwrap();
-        let spec = LunSpec { write_cache, ..disk_spec() };
+        let spec = DiskSpec { write_cache, ..disk_spec() };
         let disk = Arc::new(Disk::new(Medium::new("test", Box::new(recorder)), &spec));
         bus.attach(0, 0, Arc::clone(&disk) as _).unwrap();
         let (lane, _wake) = bus.lane(0).unwrap();
@@ -213,7 +213,7 @@ impl Machine {
         let (Response::Status { sense: Some(sense), .. }, _) = self.response(place) else {
             panic!("there is a write cache now");
         };
-        assert_eq!(sense.code, SenseCode::INVALID_FIELD_IN_PARAMETER_LIST);
+        assert_eq!(sense.code(), Some(SenseCode::INVALID_FIELD_IN_PARAMETER_LIST));
     }
 
     fn run_commands(&mut self, batch: &Batch) {
@@ -275,8 +275,8 @@ impl Machine {
         if response == Response::good(0) {
             return true;
         }
-        let Response::Status { sense: Some(sense), .. } = response else { panic!("{response:?}") };
-        assert_eq!(sense.code, SenseCode::WRITE_ERROR, "{op:?}");
+        let Response::Status { sense: Some(sense), .. } = &response else { panic!("{response:?}") };
+        assert_eq!(sense.code(), Some(SenseCode::WRITE_ERROR), "{op:?}");
         false
     }
 

@@ -129,7 +129,7 @@ impl Hba {
     }
 }
 
-fn attach_all(bus: &Bus, spec: &ControllerSpec) -> Result<(), BuildError> {
+fn attach_all(bus: &Arc<Bus>, spec: &ControllerSpec) -> Result<(), BuildError> {
     let controller = || spec.id.clone();
     let open = |at: &AddressedLun| match lun::open(&at.spec) {
         Ok(unit) => Ok((at.target, at.lun, unit)),

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use storage::lun::spec::Backing;
+use storage::lun::spec::{DiskSpec, LunSpec};
 
 use crate::host::Host;
 use crate::limits;
@@ -44,20 +44,11 @@ impl fmt::Display for Summary<'_> {
         )?;
         for controller in &self.guest.controllers {
             for at in &controller.luns {
-                let identity = &at.spec.identity;
-                let path = match &at.spec.backing {
-                    Backing::RawImage(path) | Backing::BlockDevice(path) => path,
-                };
-                writeln!(
-                    f,
-                    "{} target {} lun {}: wwn {}, serial {:?}, {}",
-                    controller.id,
-                    at.target,
-                    at.lun,
-                    identity.wwn,
-                    identity.serial,
-                    printable(&path.to_string_lossy())
-                )?;
+                write!(f, "{} target {} lun {}: ", controller.id, at.target, at.lun)?;
+                if let LunSpec::Disk(DiskSpec { identity, .. }) = &at.spec {
+                    write!(f, "wwn {}, serial {:?}, ", identity.wwn, identity.serial)?;
+                }
+                writeln!(f, "{}", printable(&at.spec.path().to_string_lossy()))?;
             }
         }
         Ok(())

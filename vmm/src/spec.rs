@@ -134,3 +134,14 @@ pub struct AddressedLun {
     /// What is there.
     pub spec: LunSpec,
 }
+
+#[cfg(test)]
+impl AddressedLun {
+    /// The disk that it is.
+    pub(crate) fn disk(&self) -> &storage::lun::spec::DiskSpec {
+        match &self.spec {
+            LunSpec::Disk(disk) => disk,
+            LunSpec::Passthrough(_) => panic!("not a disk: {self:?}"),
+        }
+    }
+}

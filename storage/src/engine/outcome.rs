@@ -103,6 +103,7 @@ fn sense_code(failure: &Failure, errno: Option<i32>) -> SenseCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::task::SenseData;
 
     fn read(error: io::Error) -> Failure {
         Failure::Read { error, at: 4096 }
@@ -140,7 +141,10 @@ mod tests {
         }
         // The initiator tries what was aborted again.
         for errno in [libc::ETIMEDOUT, libc::ENOLINK] {
-            let Response::Status { sense: Some(sense), .. } = failed(read, errno) else { panic!() };
+            let Response::Status { sense: Some(SenseData::Own(sense)), .. } = failed(read, errno)
+            else {
+                panic!()
+            };
             assert_eq!(sense.code.key, SenseKey::ABORTED_COMMAND);
         }
     }

@@ -2,18 +2,23 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::backend::{self, Backend, BlockDevice, Geometry, Medium, Options, RawFile};
 use crate::engine::IoContext;
+use crate::host;
+use crate::scsi::cdb::Cdb;
+use crate::scsi::opcode::Opcode;
+use crate::scsi::sense::SenseCode;
 use crate::task::{Answer, Task};
 
 pub mod disk;
+pub mod passthrough;
 pub mod spec;
 
 use disk::Disk;
-use spec::{Backing, LunSpec};
+use spec::{Backing, DiskSpec, LunSpec};
 
 /// How a logical unit took a task.
 #[derive(Debug)]
@@ -29,6 +34,24 @@ pub enum Submitted {
 pub trait LogicalUnit: fmt::Debug + Send + Sync {
     /// Takes a task that has passed all that comes before the logical unit.
     fn submit(&self, task: Task, io: &mut IoContext) -> Submitted;
+
+    /// It is attached: from now on `events` takes what its initiator should know.
+    fn attached(&self, _events: Arc<dyn UnitEvents>) {}
+
+    /// Whether no other command may run beside `cdb`.
+    fn runs_alone(&self, cdb: &Cdb) -> bool {
+        Opcode::runs_alone(cdb)
+    }
+
+    /// Ends what it can of aborted tasks that it has not given to the engine; they are answered
+    /// like all others, the rest of them when they end by themselves.
+    fn cancel_aborted(&self) {}
+
+    /// A LOGICAL UNIT RESET has begun: what can end the commands that run is to be done now, without
+    /// waiting for it. The function does not end before `done` is called, once, from any thread.
+    fn begin_reset(&self, done: Box<dyn FnOnce() + Send>) {
+        done();
+    }
 
     /// A reset of the logical unit, with none of its commands in flight: what a reset puts back
     /// goes back (SAM-6, Logical unit reset).
@@ -51,6 +74,25 @@ pub trait LogicalUnit: fmt::Debug + Send + Sync {
 
     /// The longest READ or WRITE that it takes, in bytes.
     fn max_transfer(&self) -> u64;
+
+    /// The most segments of memory that one command's data may be in.
+    fn max_segments(&self) -> u32 {
+        u32::MAX
+    }
+}
+
+/// Takes what the initiator of a logical unit should know without having asked. Called from any
+/// thread.
+pub trait UnitEvents: fmt::Debug + Send + Sync {
+    /// Establishes a unit attention condition.
+    fn attention(&self, code: SenseCode);
+
+    /// Sends the initiator an event: the parameters of which `code` tells have changed.
+    fn parameters_changed(&self, code: SenseCode);
+
+    /// Takes the logical unit out of its initiator's sight, as if it were detached, or puts it
+    /// back. Commands under way go on.
+    fn set_present(&self, present: bool);
 }
 
 /// A logical unit cannot be opened.
@@ -58,25 +100,41 @@ pub trait LogicalUnit: fmt::Debug + Send + Sync {
 #[error("{}; {}", self.why(), self.remedy())]
 pub struct OpenError {
     path: PathBuf,
-    reason: backend::OpenError,
+    reason: Reason,
+}
+
+/// What is wrong with what a logical unit is to be on.
+#[derive(Debug)]
+pub enum Reason {
+    /// With the medium of a disk.
+    Medium(backend::OpenError),
+    /// With a SCSI device of the host.
+    Device(host::OpenError),
 }
 
 impl OpenError {
     /// What is wrong, as a sentence about its path.
     #[must_use]
     pub fn why(&self) -> String {
-        format!("{} {}", self.path.display(), self.reason)
+        let path = self.path.display();
+        match &self.reason {
+            Reason::Medium(reason) => format!("{path} {reason}"),
+            Reason::Device(reason) => format!("{path} {reason}"),
+        }
     }
 
     /// What to do about it, as a clause of its own.
     #[must_use]
     pub fn remedy(&self) -> String {
-        self.reason.remedy(&self.path)
+        match &self.reason {
+            Reason::Medium(reason) => reason.remedy(&self.path),
+            Reason::Device(reason) => reason.remedy(&self.path),
+        }
     }
 
     /// What is wrong, as a value.
     #[must_use]
-    pub fn reason(&self) -> &backend::OpenError {
+    pub fn reason(&self) -> &Reason {
         &self.reason
     }
 }
@@ -86,10 +144,17 @@ impl OpenError {
 /// # Errors
 /// [`OpenError`] names the file and says why it cannot be used.
 pub fn open(spec: &LunSpec) -> Result<Arc<dyn LogicalUnit>, OpenError> {
-    let path = spec.backing.path();
-    let backend = backend_of(spec).map_err(|reason| OpenError { path: path.into(), reason })?;
-    let medium = Medium::new(path.display().to_string(), backend);
-    Ok(Arc::new(Disk::new(medium, spec)))
+    let path = spec.path();
+    match spec {
+        LunSpec::Disk(spec) => {
+            let backend = backend_of(spec).map_err(|reason| on_medium(path, reason))?;
+            let medium = Medium::new(path.display().to_string(), backend);
+            Ok(Arc::new(Disk::new(medium, spec)))
+        }
+        LunSpec::Passthrough(spec) => {
+            passthrough::open(spec).map_err(|reason| on_device(path, reason))
+        }
+    }
 }
 
 /// Finds out whether [`open`] would succeed, and changes and takes nothing. Only a block device
@@ -98,16 +163,34 @@ pub fn open(spec: &LunSpec) -> Result<Arc<dyn LogicalUnit>, OpenError> {
 /// # Errors
 /// What [`open`] would say.
 pub fn check(spec: &LunSpec) -> Result<(), OpenError> {
-    let options = options(spec);
-    let checked = match &spec.backing {
-        Backing::RawImage(path) => RawFile::check(path, &options),
-        Backing::BlockDevice(path) => BlockDevice::check(path, &options),
-    };
-    let failed = |reason| OpenError { path: spec.backing.path().into(), reason };
-    checked.and_then(|geometry| physical(spec, geometry)).map_err(failed)
+    match spec {
+        LunSpec::Disk(spec) => {
+            check_disk(spec).map_err(|reason| on_medium(spec.backing.path(), reason))
+        }
+        LunSpec::Passthrough(spec) => {
+            passthrough::check(spec).map_err(|reason| on_device(&spec.path, reason))
+        }
+    }
 }
 
-fn backend_of(spec: &LunSpec) -> Result<Box<dyn Backend>, backend::OpenError> {
+fn on_medium(path: &Path, reason: backend::OpenError) -> OpenError {
+    OpenError { path: path.into(), reason: Reason::Medium(reason) }
+}
+
+fn on_device(path: &Path, reason: host::OpenError) -> OpenError {
+    OpenError { path: path.into(), reason: Reason::Device(reason) }
+}
+
+fn check_disk(spec: &DiskSpec) -> Result<(), backend::OpenError> {
+    let options = options(spec);
+    let geometry = match &spec.backing {
+        Backing::RawImage(path) => RawFile::check(path, &options)?,
+        Backing::BlockDevice(path) => BlockDevice::check(path, &options)?,
+    };
+    physical(spec, geometry)
+}
+
+fn backend_of(spec: &DiskSpec) -> Result<Box<dyn Backend>, backend::OpenError> {
     let options = options(spec);
     let backend: Box<dyn Backend> = match &spec.backing {
         Backing::RawImage(path) => Box::new(RawFile::open(path, &options)?),
@@ -117,7 +200,7 @@ fn backend_of(spec: &LunSpec) -> Result<Box<dyn Backend>, backend::OpenError> {
     Ok(backend)
 }
 
-fn options(spec: &LunSpec) -> Options {
+fn options(spec: &DiskSpec) -> Options {
     Options {
         read_only: spec.read_only,
         shared: spec.shared,
@@ -129,7 +212,7 @@ fn options(spec: &LunSpec) -> Options {
 
 /// The backing may decide the size of a logical block, and the specification that of a physical
 /// one.
-fn physical(spec: &LunSpec, geometry: Geometry) -> Result<(), backend::OpenError> {
+fn physical(spec: &DiskSpec, geometry: Geometry) -> Result<(), backend::OpenError> {
     match spec.physical_block_size {
         Some(physical) if physical < geometry.block_size => {
             let block_size = geometry.block_size;

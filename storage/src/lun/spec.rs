@@ -2,10 +2,94 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::passthrough::policy::PolicySpec;
+use crate::scsi::designator::Designator;
 
 /// A logical unit to be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LunSpec {
+pub enum LunSpec {
+    /// An emulated disk.
+    Disk(DiskSpec),
+    /// A SCSI device of the host.
+    Passthrough(PassthroughSpec),
+}
+
+impl LunSpec {
+    /// What it is on.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            LunSpec::Disk(disk) => disk.backing.path(),
+            LunSpec::Passthrough(passthrough) => &passthrough.path,
+        }
+    }
+}
+
+/// A SCSI device of the host as a logical unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassthroughSpec {
+    /// The device: an sg or block node, or a link to one.
+    pub path: PathBuf,
+    /// The device must have this designator (SPC-6, Device Identification VPD page).
+    pub expect: Option<Designator>,
+    /// What the initiator may ask of it.
+    pub policy: PolicySpec,
+    /// Refuse every command that modifies anything.
+    pub read_only: bool,
+    /// How long a command may take that has no reason to take longer; `None` for what its kind
+    /// usually takes.
+    pub timeout: Option<Duration>,
+    /// How long a command that can be repeated is held while no path leads to the device.
+    pub path_timeout: Duration,
+    /// Commands at the device at a time; `None` for what the host allows it.
+    pub queue_depth: Option<u16>,
+    /// Others may use the device by the same I_T nexus.
+    pub shared_nexus: bool,
+    /// Open it even though the host itself uses it.
+    pub force: bool,
+    /// The socket of a broker, for commands that need more privilege than the VMM has.
+    pub broker: Option<PathBuf>,
+    /// What it says instead of what the device says.
+    pub overlay: Overlay,
+}
+
+impl PassthroughSpec {
+    /// The path timeout where none is given.
+    pub const PATH_TIMEOUT: Duration = Duration::from_secs(30);
+
+    /// The device at `path`, with every option at its default.
+    #[must_use]
+    pub fn new(path: &Path) -> PassthroughSpec {
+        PassthroughSpec {
+            path: path.into(),
+            expect: None,
+            policy: PolicySpec::default(),
+            read_only: false,
+            timeout: None,
+            path_timeout: PassthroughSpec::PATH_TIMEOUT,
+            queue_depth: None,
+            shared_nexus: false,
+            force: false,
+            broker: None,
+            overlay: Overlay::default(),
+        }
+    }
+}
+
+/// Names that take the place of a device's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overlay {
+    /// PRODUCT SERIAL NUMBER (SPC-6, Unit Serial Number VPD page).
+    pub serial: Option<String>,
+    /// The only designator of the logical unit (SPC-6, Device Identification VPD page).
+    pub wwn: Option<Naa>,
+}
+
+/// A disk over a file or a block device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskSpec {
     /// What holds its data.
     pub backing: Backing,
     /// Refuse every command that modifies the medium.

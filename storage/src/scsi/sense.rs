@@ -39,8 +39,28 @@ pub struct SenseCode {
 }
 
 impl SenseCode {
+    /// UNIT ATTENTION with this additional sense code and qualifier.
+    #[must_use]
+    pub const fn unit_attention(asc: u8, ascq: u8) -> SenseCode {
+        SenseCode::new(SenseKey::UNIT_ATTENTION, asc, ascq)
+    }
+
     const fn new(key: SenseKey, asc: u8, ascq: u8) -> SenseCode {
         SenseCode { key, asc, ascq }
+    }
+
+    /// What sense data of either format says (SPC-6, Sense data), if it is of one; fields that are
+    /// cut off are 0.
+    #[must_use]
+    pub fn of(data: &[u8]) -> Option<SenseCode> {
+        let at = |offset: usize| data.get(offset).copied().unwrap_or(0);
+        let (key, asc, ascq) = match data.first()? & 0x7f {
+            0x70 | 0x71 => (at(2), at(12), at(13)),
+            0x72 | 0x73 => (at(1), at(2), at(3)),
+            _ => return None,
+        };
+        // Besides the key, the byte has FILEMARK, EOM and ILI in fixed format.
+        Some(SenseCode::new(SenseKey(key & 0x0f), asc, ascq))
     }
 
     /// Nothing to tell.

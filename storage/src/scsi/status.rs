@@ -1,7 +1,7 @@
 //! Status codes (SAM-6, Status).
 
 /// A status byte. Values that are not named here go through unchanged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Status(pub u8);
 
 impl Status {
@@ -9,6 +9,8 @@ impl Status {
     pub const GOOD: Status = Status(0x00);
     /// The command failed, or there is something to tell; sense data says what.
     pub const CHECK_CONDITION: Status = Status(0x02);
+    /// The command completed, and something else is true that it asked about (PRE-FETCH).
+    pub const CONDITION_MET: Status = Status(0x04);
     /// The logical unit cannot take a command now; try again.
     pub const BUSY: Status = Status(0x08);
     /// The command conflicts with a reservation.

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use vmm_sys_util::eventfd::EventFd;
@@ -16,7 +16,7 @@ use super::gate::{Gate, Passage};
 use super::lane::Lane;
 use super::management::{Function, Management, Outcome, Reply};
 use super::wakers::Wakers;
-use crate::lun::LogicalUnit;
+use crate::lun::{LogicalUnit, UnitEvents};
 use crate::scsi::sense::SenseCode;
 
 /// A logical unit's place in its bus.
@@ -30,6 +30,14 @@ pub(super) struct Unit {
     pub(super) index: UnitIndex,
     pub(super) gate: Gate,
     pub(super) attention: Attention,
+    /// Its initiator does not see it: new commands find nothing at its address.
+    hidden: AtomicBool,
+}
+
+impl Unit {
+    fn is_visible(&self) -> bool {
+        !self.hidden.load(Ordering::Acquire)
+    }
 }
 
 /// One target's logical units by number.
@@ -39,18 +47,29 @@ pub(super) struct Target {
 }
 
 impl Target {
+    /// Its logical units that its initiator sees, by number, ascending.
+    fn visible(&self) -> impl Iterator<Item = (u16, &Arc<Unit>)> {
+        let attached = |(number, unit)| Some((number, Option::as_ref(unit)?));
+        (0..=Lun::MAX).zip(&self.units).filter_map(attached).filter(|(_, unit)| unit.is_visible())
+    }
+
     /// The numbers of its logical units, ascending.
     pub(super) fn numbers(&self) -> impl Iterator<Item = u16> {
-        (0..=Lun::MAX).zip(&self.units).filter(|(_, unit)| unit.is_some()).map(|(number, _)| number)
+        self.visible().map(|(number, _)| number)
     }
 
     /// Its logical units.
     pub(super) fn units(&self) -> impl Iterator<Item = &Arc<Unit>> {
-        self.units.iter().flatten()
+        self.visible().map(|(_, unit)| unit)
     }
 
     /// Logical unit `number`.
     pub(super) fn unit(&self, number: u16) -> Option<&Arc<Unit>> {
+        self.attached(number).filter(|unit| unit.is_visible())
+    }
+
+    /// Logical unit `number`, whether its initiator sees it or not.
+    fn attached(&self, number: u16) -> Option<&Arc<Unit>> {
         self.units.get(usize::from(number))?.as_ref()
     }
 
@@ -85,6 +104,12 @@ impl Map {
         self.targets.get(usize::from(target)).filter(|target| target.units().next().is_some())
     }
 
+    /// The target, if it has a logical unit, be it out of sight.
+    fn populated(&self, target: u8) -> Option<&Target> {
+        let populated = |target: &&Target| target.units.iter().any(Option::is_some);
+        self.targets.get(usize::from(target)).filter(populated)
+    }
+
     /// The logical unit at a place in the bus.
     pub(super) fn at(&self, index: UnitIndex) -> Option<&Arc<Unit>> {
         self.units.get(index.0 as usize)?.as_ref()
@@ -94,6 +119,11 @@ impl Map {
     pub(super) fn find(&self, address: LunAddress) -> Option<&Arc<Unit>> {
         let Lun::Unit(number) = address.lun else { return None };
         self.target(address.target)?.unit(number)
+    }
+
+    /// All logical units.
+    pub(super) fn units(&self) -> impl Iterator<Item = &Arc<Unit>> {
+        self.units.iter().flatten()
     }
 
     /// Number of places.
@@ -132,7 +162,7 @@ impl Map {
         attention.raise(SenseCode::POWER_ON_OCCURRED);
         // 256 targets of 16384 logical units fit.
         let index = UnitIndex(u32::try_from(free).unwrap_or(u32::MAX));
-        let unit = Arc::new(Unit { lun, index, gate, attention });
+        let unit = Arc::new(Unit { lun, index, gate, attention, hidden: AtomicBool::new(false) });
         *slot = Some(Arc::clone(&unit));
         match self.units.get_mut(free) {
             Some(place) => *place = Some(unit),
@@ -237,7 +267,7 @@ impl Bus {
     /// # Errors
     /// [`AttachError`] when the address cannot be given.
     pub fn attach(
-        &self,
+        self: &Arc<Bus>,
         target: u8,
         number: u16,
         lun: Arc<dyn LogicalUnit>,
@@ -251,7 +281,7 @@ impl Bus {
     /// # Errors
     /// [`AttachError`] names the first whose address cannot be given.
     pub fn attach_all(
-        &self,
+        self: &Arc<Bus>,
         luns: impl IntoIterator<Item = (u8, u16, Arc<dyn LogicalUnit>)>,
     ) -> Result<(), AttachError> {
         let _change = self.begin_change();
@@ -266,8 +296,19 @@ impl Bus {
         let targets: BTreeSet<u8> = attached.iter().map(|at| at.target).collect();
         let older = targets.into_iter().filter_map(|target| before.target(target));
         older.for_each(Target::raise_luns_changed);
-        attached.into_iter().for_each(|at| self.tell(BusEvent::Attached(at)));
+        for address in attached {
+            self.introduce(address);
+            self.tell(BusEvent::Attached(address));
+        }
         Ok(())
+    }
+
+    /// Gives a logical unit its way to the initiator.
+    fn introduce(self: &Arc<Bus>, address: LunAddress) {
+        if let Some(unit) = self.current().find(address) {
+            let (bus, here) = (Arc::downgrade(self), Arc::downgrade(unit));
+            unit.lun.attached(Arc::new(Reporter { bus, unit: here, address }));
+        }
     }
 
     /// Detaches the logical unit at an address once its commands have ended; those that wait at
@@ -326,6 +367,9 @@ impl Bus {
             }
         };
         let management = Management::begin(function, units, reply);
+        if function == Function::LogicalUnitReset {
+            management.units().iter().for_each(|unit| management.begin_reset(unit));
+        }
         for (lane, orders) in self.orders.iter().enumerate() {
             let mut orders = lock(orders);
             if orders.leaked {
@@ -345,15 +389,17 @@ impl Bus {
     /// The logical units that a function at an address is about.
     fn named(&self, function: Function, address: LunAddress) -> Result<Vec<Arc<Unit>>, Outcome> {
         let map = self.current();
-        let target = map.target(address.target).ok_or(Outcome::BadTarget)?;
+        // What is out of sight may still have commands.
+        let target = map.populated(address.target).ok_or(Outcome::BadTarget)?;
         match (function, address.lun) {
             (Function::ClearAca, _) => Err(Outcome::Rejected),
-            (Function::NexusReset, _) => Ok(target.units().cloned().collect()),
+            (Function::NexusReset, _) => Ok(target.units.iter().flatten().cloned().collect()),
             // It answers every command at once, but some may still lie in a ring.
             (_, Lun::ReportLuns) => Ok(Vec::new()),
-            (_, Lun::Unit(number)) => {
-                target.unit(number).map(|unit| vec![Arc::clone(unit)]).ok_or(Outcome::IncorrectLun)
-            }
+            (_, Lun::Unit(number)) => target
+                .attached(number)
+                .map(|unit| vec![Arc::clone(unit)])
+                .ok_or(Outcome::IncorrectLun),
             (_, Lun::Unsupported) => Err(Outcome::IncorrectLun),
         }
     }
@@ -402,7 +448,8 @@ impl Bus {
         let map = self.current();
         let mut result = Ok(());
         for (target, units) in (0..=u8::MAX).zip(&map.targets) {
-            for (lun, unit) in units.numbers().zip(units.units()) {
+            let attached = (0..=Lun::MAX).zip(&units.units);
+            for (lun, unit) in attached.filter_map(|(lun, unit)| Some((lun, unit.as_ref()?))) {
                 let flushed = unit.lun.flush();
                 result = result.and(flushed.map_err(|source| FlushError { target, lun, source }));
             }
@@ -414,6 +461,12 @@ impl Bus {
     #[must_use]
     pub fn max_transfer(&self) -> Option<u64> {
         self.current().units.iter().flatten().map(|unit| unit.lun.max_transfer()).min()
+    }
+
+    /// The most segments that every logical unit takes in one command.
+    #[must_use]
+    pub fn max_segments(&self) -> Option<u32> {
+        self.current().units.iter().flatten().map(|unit| unit.lun.max_segments()).min()
     }
 
     /// Changes with every change of the map.
@@ -449,6 +502,43 @@ impl Bus {
 
     fn lock(&self) -> MutexGuard<'_, Arc<Map>> {
         lock(&self.map)
+    }
+}
+
+/// A logical unit's way to its initiator.
+#[derive(Debug)]
+struct Reporter {
+    bus: Weak<Bus>,
+    unit: Weak<Unit>,
+    address: LunAddress,
+}
+
+impl UnitEvents for Reporter {
+    fn attention(&self, code: SenseCode) {
+        if let Some(unit) = self.unit.upgrade() {
+            unit.attention.raise(code);
+        }
+    }
+
+    fn parameters_changed(&self, code: SenseCode) {
+        if let Some(bus) = self.bus.upgrade() {
+            bus.tell(BusEvent::Changed(self.address, code));
+        }
+    }
+
+    fn set_present(&self, present: bool) {
+        let (Some(bus), Some(unit)) = (self.bus.upgrade(), self.unit.upgrade()) else { return };
+        if unit.hidden.swap(!present, Ordering::AcqRel) == present {
+            // Raised on the unit itself too, which matters where it is back.
+            bus.current()
+                .target(self.address.target)
+                .into_iter()
+                .for_each(Target::raise_luns_changed);
+            bus.tell(match present {
+                true => BusEvent::Attached(self.address),
+                false => BusEvent::Detached(self.address),
+            });
+        }
     }
 }
 

@@ -162,6 +162,13 @@ impl Management {
         self.found.store(true, Ordering::Relaxed);
     }
 
+    /// Has `unit` do what ends its commands; that has to be acknowledged too.
+    pub(super) fn begin_reset(self: &Arc<Management>, unit: &Unit) {
+        self.expect();
+        let management = Arc::clone(self);
+        unit.lun.begin_reset(Box::new(move || management.acknowledge()));
+    }
+
     /// One more acknowledgement has to come.
     pub(super) fn expect(&self) {
         self.left.fetch_add(1, Ordering::Relaxed);

@@ -80,8 +80,8 @@ impl Initiator {
     }
 
     pub fn settle(&mut self, answer: Answer) {
-        let response = answer.response;
-        self.finish(answer.into_ticket().token().place, response);
+        let (ticket, response) = answer.into_parts();
+        self.finish(ticket.token().place, response);
     }
 
     /// Notes the response to a command.

@@ -5,8 +5,8 @@
 use std::path::{Path, PathBuf};
 
 use storage::backend::OpenError;
-use storage::lun;
-use storage::lun::spec::{Ascii, Backing, Identity, LunSpec, Naa, WriteCache};
+use storage::lun::spec::{Ascii, Backing, DiskSpec, Identity, LunSpec, Naa, WriteCache};
+use storage::lun::{self, Reason};
 
 use super::claims::{Claims, Use};
 use super::media::{self, MediumId};
@@ -26,7 +26,7 @@ pub(super) fn spec(
     base: &Path,
     claims: &mut Claims,
     problems: &mut Problems<'_>,
-) -> Option<LunSpec> {
+) -> Option<DiskSpec> {
     let before = problems.count();
     let medium = medium(table, base, problems);
     let sharing = table.read("shared", values::sharing, problems);
@@ -58,11 +58,11 @@ fn options(
     medium: Option<&Placed<Backing>>,
     identity: Identity,
     problems: &mut Problems<'_>,
-) -> LunSpec {
+) -> DiskSpec {
     let nothing = || Backing::RawImage(PathBuf::new());
     let write_cache = |value: &_| values::one_of(value, &WRITE_CACHES);
     let mut flag = |key, default| table.read(key, values::flag, problems).or(default);
-    LunSpec {
+    DiskSpec {
         backing: medium.map_or_else(nothing, |medium| medium.value.clone()),
         read_only: flag("read_only", false).unwrap_or(true),
         rotational: flag("rotational", false).unwrap_or_default(),
@@ -129,19 +129,19 @@ fn named(backing: &Backing) -> String {
 fn check_medium(
     table: &Table<'_>,
     at: usize,
-    spec: &LunSpec,
+    spec: &DiskSpec,
     sharing: Field<Sharing>,
     problems: &mut Problems<'_>,
 ) -> Option<Placed<MediumId>> {
     let key = key_of(&spec.backing);
     let medium = format!("the {key} at line {}", problems.line(at));
-    if let Err(error) = lun::check(spec) {
+    if let Err(error) = lun::check(&LunSpec::Disk(spec.clone())) {
         let refusal = Refusal::new(error.why(), error.remedy());
         match options_in(error.reason()).iter().find_map(|key| Some((*key, table.place(key)?))) {
             None => problems.report(at, format!("controller.lun.{key}"), &refusal),
             Some((option, place)) => {
                 let other = match (error.reason(), table.place("block_size")) {
-                    (OpenError::PhysicalBlock { .. }, Some(size)) => {
+                    (Reason::Medium(OpenError::PhysicalBlock { .. }), Some(size)) => {
                         format!("the block_size at line {}", problems.line(size))
                     }
                     _ => medium,
@@ -168,7 +168,8 @@ fn check_medium(
 }
 
 /// The options that may be behind what is wrong with a medium.
-fn options_in(reason: &OpenError) -> &'static [&'static str] {
+fn options_in(reason: &Reason) -> &'static [&'static str] {
+    let Reason::Medium(reason) = reason else { return &[] };
     match reason {
         OpenError::PartialBlock { .. } | OpenError::DeviceBlock { .. } => &["block_size"],
         OpenError::DirectUnit { .. } => &["block_size", "direct"],

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use storage::lun::spec::{LunSpec, Naa};
+use storage::lun::spec::{DiskSpec, LunSpec, Naa};
 use uuid::Uuid;
 
 use super::claims::{Claim, Claims};
@@ -52,9 +52,9 @@ pub(super) fn luns(
     luns.into_iter().collect()
 }
 
-fn addressed(address: Option<Address>, spec: Option<LunSpec>) -> Option<AddressedLun> {
+fn addressed(address: Option<Address>, spec: Option<DiskSpec>) -> Option<AddressedLun> {
     let (target, lun) = address?;
-    Some(AddressedLun { target, lun, spec: spec? })
+    Some(AddressedLun { target, lun, spec: LunSpec::Disk(spec?) })
 }
 
 /// The address of each LUN: as it is given, and the smallest number that is free on its target

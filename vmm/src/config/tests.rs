@@ -117,12 +117,12 @@ fn the_least_file_has_every_default() {
     assert_eq!(controller.tmf_timeout, Duration::from_secs(15));
     let [lun] = controller.luns.as_slice() else { panic!("one lun") };
     assert_eq!((lun.target, lun.lun), (0, 0));
-    assert_eq!(lun.spec.backing, Backing::RawImage(fixture.path("a.raw")));
-    assert_eq!((lun.spec.read_only, lun.spec.rotational), (false, false));
-    assert_eq!((lun.spec.shared, lun.spec.direct, lun.spec.discard), (false, false, true));
-    assert_eq!(lun.spec.write_cache, WriteCache::Back);
-    assert_eq!((lun.spec.block_size, lun.spec.physical_block_size), (None, None));
-    let identity = &lun.spec.identity;
+    assert_eq!(lun.disk().backing, Backing::RawImage(fixture.path("a.raw")));
+    assert_eq!((lun.disk().read_only, lun.disk().rotational), (false, false));
+    assert_eq!((lun.disk().shared, lun.disk().direct, lun.disk().discard), (false, false, true));
+    assert_eq!(lun.disk().write_cache, WriteCache::Back);
+    assert_eq!((lun.disk().block_size, lun.disk().physical_block_size), (None, None));
+    let identity = &lun.disk().identity;
     assert_eq!(identity.vendor, Ascii::new("VMM").unwrap());
     assert_eq!(identity.product, Ascii::new("VIRTUAL DISK").unwrap());
     assert_eq!(identity.revision, Ascii::new("0.1").unwrap());
@@ -191,15 +191,18 @@ fn every_served_key_is_read() {
     assert_eq!((controller.request_queues, controller.queue_size), (2, 1024));
     let lun = &controller.luns[0];
     assert_eq!((lun.target, lun.lun), (255, 16383));
-    assert_eq!((lun.spec.read_only, lun.spec.rotational), (true, true));
-    assert_eq!((lun.spec.shared, lun.spec.direct, lun.spec.discard), (true, true, false));
-    assert_eq!(lun.spec.write_cache, WriteCache::Through);
-    assert_eq!((lun.spec.block_size, lun.spec.physical_block_size), (Some(4096), Some(16 << 10)));
-    assert_eq!(lun.spec.identity.serial, "S 1");
-    assert_eq!(lun.spec.identity.wwn.to_string(), "naa.5001438012345678");
-    assert_eq!(lun.spec.identity.vendor, Ascii::new("ACME").unwrap());
-    assert_eq!(lun.spec.identity.product, Ascii::new("ROCKET").unwrap());
-    assert_eq!(lun.spec.identity.revision, Ascii::new("9").unwrap());
+    assert_eq!((lun.disk().read_only, lun.disk().rotational), (true, true));
+    assert_eq!((lun.disk().shared, lun.disk().direct, lun.disk().discard), (true, true, false));
+    assert_eq!(lun.disk().write_cache, WriteCache::Through);
+    assert_eq!(
+        (lun.disk().block_size, lun.disk().physical_block_size),
+        (Some(4096), Some(16 << 10))
+    );
+    assert_eq!(lun.disk().identity.serial, "S 1");
+    assert_eq!(lun.disk().identity.wwn.to_string(), "naa.5001438012345678");
+    assert_eq!(lun.disk().identity.vendor, Ascii::new("ACME").unwrap());
+    assert_eq!(lun.disk().identity.product, Ascii::new("ROCKET").unwrap());
+    assert_eq!(lun.disk().identity.revision, Ascii::new("9").unwrap());
 }
 
 #[test]
@@ -250,8 +253,8 @@ fn derived_wwns_do_not_depend_on_order() {
         let mut found: Vec<_> = luns(&spec)
             .iter()
             .map(|lun| {
-                let identity = &lun.spec.identity;
-                let image = format!("{:?}", lun.spec.backing);
+                let identity = &lun.disk().identity;
+                let image = format!("{:?}", lun.disk().backing);
                 (image, identity.wwn.to_string(), identity.serial.clone())
             })
             .collect();
@@ -270,7 +273,7 @@ fn paths_may_be_absolute() {
     let fixture = Fixture::new();
     let image = fixture.path("b.raw");
     let text = format!("{BOOT}[[controller]]\n[[controller.lun]]\nimage = {image:?}\n");
-    assert_eq!(luns(&fixture.good(&text))[0].spec.backing, Backing::RawImage(image));
+    assert_eq!(luns(&fixture.good(&text))[0].disk().backing, Backing::RawImage(image));
 }
 
 #[test]

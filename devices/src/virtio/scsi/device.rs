@@ -54,6 +54,7 @@ pub struct Controller {
     pool: Arc<Pool>,
     sizes: Sizes,
     max_sectors: u32,
+    seg_max: u32,
     workers: Vec<Worker>,
 }
 
@@ -70,8 +71,9 @@ impl Controller {
     /// I/O goes to `pool`.
     #[must_use]
     pub fn new(spec: ControllerSpec, bus: Arc<Bus>, pool: Arc<Pool>) -> Controller {
-        let max_sectors = max_sectors(&bus);
-        Controller { spec, bus, pool, sizes: Sizes::DEFAULT, max_sectors, workers: Vec::new() }
+        let (max_sectors, seg_max) = (max_sectors(&bus), seg_max(&bus, spec.queue_size));
+        let (sizes, workers) = (Sizes::DEFAULT, Vec::new());
+        Controller { spec, bus, pool, sizes, max_sectors, seg_max, workers }
     }
 
     /// The configuration space (virtio 1.2, 5.6.4).
@@ -82,9 +84,7 @@ impl Controller {
         const MAX_LUN: u32 = 16383;
         let fields = [
             self.spec.request_queues.into(),
-            // A chain is never longer than its queue, not even an indirect one (virtio 1.2,
-            // 2.7.5.3.1).
-            self.spec.queue_size.saturating_sub(OVERHEAD).min(SEG_MAX).into(),
+            self.seg_max,
             self.max_sectors,
             self.spec.queue_size.into(),
             EVENT_INFO_SIZE,
@@ -194,6 +194,13 @@ fn max_sectors(bus: &Bus) -> u32 {
     const NO_LIMIT: u32 = 0xffff;
     let limit = bus.max_transfer().map_or(u64::from(NO_LIMIT), |bytes| bytes / 512);
     u32::try_from(limit).map_or(NO_LIMIT, |sectors| sectors.min(NO_LIMIT))
+}
+
+/// The most segments of data in a request that every logical unit takes.
+fn seg_max(bus: &Bus, queue_size: u16) -> u32 {
+    // A chain is never longer than its queue, not even an indirect one (virtio 1.2, 2.7.5.3.1).
+    let of_queue = queue_size.saturating_sub(OVERHEAD).min(SEG_MAX).into();
+    bus.max_segments().unwrap_or(u32::MAX).clamp(1, of_queue)
 }
 
 impl VirtioDevice for Controller {

@@ -294,7 +294,7 @@ impl Requests {
             }
             Request::Misaddressed(ticket) => {
                 let response = Response::Failed(ServiceResponse::BadTarget);
-                self.finish(ticket, &CommandResponse::new(&response, self.sizes));
+                self.finish(ticket, &CommandResponse::new(response, self.sizes));
             }
             Request::Malformed(ticket) => self.finish(ticket, &CommandResponse::FAILURE),
         }
@@ -302,7 +302,7 @@ impl Requests {
 
     fn settle(&mut self, answer: Answer) {
         let (ticket, response) = self.lane.settle(answer);
-        self.finish(ticket, &CommandResponse::new(&response, self.sizes));
+        self.finish(ticket, &CommandResponse::new(response, self.sizes));
     }
 
     /// Does what the bus woke the queue for. A task management function also means what lies in
@@ -326,10 +326,11 @@ impl Requests {
     /// Writes the response and gives the chain back to the driver.
     fn finish(&mut self, ticket: Ticket, response: &CommandResponse) {
         let Some(mut open) = self.slots.close(ticket) else { return };
-        let written = open.response.write(response.bytes());
+        let room = open.response.len();
+        let written = response.write(&mut open.response);
         let data = open.data_in_len.saturating_sub(response.resid);
         // Data comes behind the response, so the driver takes all before it as written.
-        let response_len = if data > 0 { open.response.len() } else { written };
+        let response_len = if data > 0 { room } else { written };
         let len = u32::try_from(response_len).unwrap_or(u32::MAX).saturating_add(data);
         let used = self.queue.add_used(&*self.memory, open.head, len);
         self.ring(used);

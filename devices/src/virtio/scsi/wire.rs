@@ -1,12 +1,11 @@
 //! What the virtio-scsi driver and we write to each other (virtio 1.2, 5.6.4 and 5.6.6), as
 //! little-endian bytes.
 
+use storage::buffer::DataBuf;
 use storage::scsi::cdb::Cdb;
-use storage::scsi::sense::Sense;
-use storage::scsi::wire::put_bytes;
 use storage::target::address::{Lun, LunAddress};
 use storage::target::{BusEvent, Function, Outcome};
-use storage::task::{Response, ServiceResponse, TaskAttribute};
+use storage::task::{Response, SenseData, ServiceResponse, TaskAttribute};
 use virtio_bindings::virtio_scsi::{VIRTIO_SCSI_F_CHANGE, VIRTIO_SCSI_F_HOTPLUG};
 
 /// A response code (virtio 1.2, 5.6.6.1.1 and 5.6.6.2.1).
@@ -19,7 +18,10 @@ impl ResponseCode {
     const ABORTED: ResponseCode = ResponseCode(2);
     const BAD_TARGET: ResponseCode = ResponseCode(3);
     const RESET: ResponseCode = ResponseCode(4);
+    const BUSY: ResponseCode = ResponseCode(5);
+    const TRANSPORT_FAILURE: ResponseCode = ResponseCode(6);
     const TARGET_FAILURE: ResponseCode = ResponseCode(7);
+    const NEXUS_FAILURE: ResponseCode = ResponseCode(8);
     pub(super) const FAILURE: ResponseCode = ResponseCode(9);
     const FUNCTION_SUCCEEDED: ResponseCode = ResponseCode(10);
     const FUNCTION_REJECTED: ResponseCode = ResponseCode(11);
@@ -47,6 +49,10 @@ impl From<ServiceResponse> for ResponseCode {
             ServiceResponse::TargetFailure => ResponseCode::TARGET_FAILURE,
             ServiceResponse::Aborted => ResponseCode::ABORTED,
             ServiceResponse::Reset => ResponseCode::RESET,
+            ServiceResponse::Busy => ResponseCode::BUSY,
+            ServiceResponse::TransportFailure => ResponseCode::TRANSPORT_FAILURE,
+            ServiceResponse::NexusFailure => ResponseCode::NEXUS_FAILURE,
+            ServiceResponse::Failure => ResponseCode::FAILURE,
         }
     }
 }
@@ -145,10 +151,10 @@ pub(super) fn address(lun: Option<&[u8; 8]>) -> Option<LunAddress> {
 const RESPONSE_FIXED_LEN: usize = 12;
 
 /// The response to a command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CommandResponse {
-    bytes: [u8; RESPONSE_FIXED_LEN + Sense::MAX_LEN],
-    len: usize,
+    head: [u8; RESPONSE_FIXED_LEN],
+    sense: Vec<u8>,
     /// Bytes of the data buffers that were not transferred.
     pub(super) resid: u32,
 }
@@ -160,33 +166,45 @@ impl CommandResponse {
     /// To a request that cannot be understood.
     pub(super) const FAILURE: CommandResponse = CommandResponse::failed(ResponseCode::FAILURE);
 
-    pub(super) fn new(response: &Response, sizes: Sizes) -> CommandResponse {
-        let (status, sense, resid) = match *response {
+    pub(super) fn new(response: Response, sizes: Sizes) -> CommandResponse {
+        let (status, sense, resid) = match response {
             Response::Failed(why) => return CommandResponse::failed(why.into()),
             Response::Status { status, sense, resid } => (status, sense, resid),
         };
         let mut new = CommandResponse { resid, ..CommandResponse::failed(ResponseCode::OK) };
-        new.bytes[4..8].copy_from_slice(&resid.to_le_bytes());
-        new.bytes[10] = status.0;
-        if let Some(sense) = sense {
-            let sense = sense.to_bytes(sense.descriptor_format);
-            put_bytes(&mut new.bytes, RESPONSE_FIXED_LEN, &sense);
-            new.len += sense.len().min(sizes.sense as usize);
-            let sense_len = u32::try_from(new.len - RESPONSE_FIXED_LEN).unwrap_or(0);
-            new.bytes[..4].copy_from_slice(&sense_len.to_le_bytes());
-        }
+        new.head[4..8].copy_from_slice(&resid.to_le_bytes());
+        new.head[10] = status.0;
+        new.sense = match sense {
+            None => return new,
+            Some(SenseData::Own(sense)) => sense.to_bytes(sense.descriptor_format),
+            Some(SenseData::Device(bytes)) => bytes.into_vec(),
+        };
+        new.sense.truncate(sizes.sense as usize);
+        let sense_len = u32::try_from(new.sense.len()).unwrap_or(0);
+        new.head[..4].copy_from_slice(&sense_len.to_le_bytes());
         new
     }
 
     const fn failed(code: ResponseCode) -> CommandResponse {
-        let mut bytes = [0; RESPONSE_FIXED_LEN + Sense::MAX_LEN];
-        bytes[11] = code.0;
-        CommandResponse { bytes, len: RESPONSE_FIXED_LEN, resid: u32::MAX }
+        let mut head = [0; RESPONSE_FIXED_LEN];
+        head[11] = code.0;
+        CommandResponse { head, sense: Vec::new(), resid: u32::MAX }
     }
 
-    /// What is written to the driver; the rest of its room stays as it was.
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
+    /// Writes it to the driver, and returns how many bytes that were; the rest of its room stays
+    /// as it was.
+    pub(super) fn write(&self, room: &mut DataBuf) -> usize {
+        let head = room.write(&self.head);
+        if self.sense.is_empty() {
+            return head;
+        }
+        room.advance(head);
+        head + room.write(&self.sense)
+    }
+
+    #[cfg(test)]
+    fn bytes(&self) -> Vec<u8> {
+        [&self.head, &*self.sense].concat()
     }
 }
 
@@ -301,7 +319,7 @@ pub(super) fn notification_response() -> [u8; 5] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use storage::scsi::sense::SenseCode;
+    use storage::scsi::sense::{Sense, SenseCode};
     use storage::scsi::status::Status;
 
     #[test]
@@ -331,15 +349,15 @@ mod tests {
     #[test]
     fn golden_responses() {
         let sense = Response::check_condition(SenseCode::LOGICAL_UNIT_NOT_SUPPORTED, 0x0102);
-        let response = CommandResponse::new(&sense, Sizes::DEFAULT);
+        let response = CommandResponse::new(sense, Sizes::DEFAULT);
         let bytes = response.bytes();
         assert_eq!(bytes[..12], [18, 0, 0, 0, 2, 1, 0, 0, 0, 0, 2, 0]);
         assert_eq!((bytes.len(), bytes[12], bytes[14], bytes[24]), (30, 0x70, 5, 0x25));
         let busy = Response::Status { status: Status::BUSY, sense: None, resid: 0 };
-        let response = CommandResponse::new(&busy, Sizes::DEFAULT);
+        let response = CommandResponse::new(busy, Sizes::DEFAULT);
         assert_eq!(response.bytes(), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0]);
         let nobody = Response::Failed(ServiceResponse::BadTarget);
-        assert_eq!(CommandResponse::new(&nobody, Sizes::DEFAULT).bytes()[10..], [0, 3]);
+        assert_eq!(CommandResponse::new(nobody, Sizes::DEFAULT).bytes()[10..], [0, 3]);
         assert_eq!(CommandResponse::FAILURE.bytes()[10..], [0, 9]);
     }
 
@@ -347,7 +365,7 @@ mod tests {
     fn the_longest_sense_data_has_room() {
         let field = Sense::invalid_field(1, None);
         let sense = Sense { information: Some(1), descriptor_format: true, ..field };
-        let response = CommandResponse::new(&Response::check_condition(sense, 0), Sizes::DEFAULT);
+        let response = CommandResponse::new(Response::check_condition(sense, 0), Sizes::DEFAULT);
         assert_eq!(response.bytes()[0], 28);
         assert_eq!(response.bytes()[12..], sense.to_descriptor());
     }
@@ -355,7 +373,7 @@ mod tests {
     #[test]
     fn sense_data_is_cut_to_the_drivers_size() {
         let sense = Response::check_condition(SenseCode::WRITE_ERROR, 0);
-        let response = CommandResponse::new(&sense, Sizes { cdb: 32, sense: 8 });
+        let response = CommandResponse::new(sense, Sizes { cdb: 32, sense: 8 });
         assert_eq!((response.bytes()[0], response.bytes().len()), (8, 20));
     }
 

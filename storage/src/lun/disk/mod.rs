@@ -19,7 +19,7 @@
 
 use std::sync::Arc;
 
-use super::spec::{Identity, LunSpec, WriteCache};
+use super::spec::{DiskSpec, Identity, WriteCache};
 use super::{LogicalUnit, Submitted};
 use crate::backend::{Geometry, Medium, Topology};
 use crate::engine::{BlockIo, IoContext};
@@ -130,7 +130,7 @@ pub struct Disk {
 impl Disk {
     /// A disk over `medium`, with the names and properties of `spec`.
     #[must_use]
-    pub fn new(medium: Medium, spec: &LunSpec) -> Disk {
+    pub fn new(medium: Medium, spec: &DiskSpec) -> Disk {
         let geometry = medium.backend().geometry();
         let provisioning = medium.backend().provisioning();
         let granularity = provisioning.unmap_granularity.filter(|_| spec.discard);

@@ -15,8 +15,7 @@ use super::management::{Management, Order};
 use super::{gauntlet, responders};
 use crate::engine::IoContext;
 use crate::lun::Submitted;
-use crate::scsi::opcode::Opcode;
-use crate::task::{Answer, Response, ServiceResponse, Task, TaskAttribute, Ticket};
+use crate::task::{Answer, Response, SenseData, ServiceResponse, Task, TaskAttribute, Ticket};
 
 /// The way in and out.
 #[derive(Debug)]
@@ -60,23 +59,21 @@ impl Lane {
 
     /// Takes `task` for `address`. Every answer, also one that comes at once, goes through
     /// [`Lane::settle`].
-    pub fn submit(&mut self, address: LunAddress, mut task: Task, io: &mut IoContext) -> Submitted {
+    pub fn submit(&mut self, address: LunAddress, task: Task, io: &mut IoContext) -> Submitted {
         if self.bus.generation() != self.generation {
             self.refresh();
-        }
-        if Opcode::runs_alone(&task.cdb) {
-            task.attribute = TaskAttribute::Ordered;
         }
         self.route(address, task, io)
     }
 
     /// Counts the task out that `answer` ends.
     pub fn settle(&mut self, answer: Answer) -> (Ticket, Response) {
-        let mut response = answer.response;
-        if let Some(place) = self.places.close(answer.place()) {
+        let place = self.places.close(answer.place());
+        let (ticket, mut response) = answer.into_parts();
+        if let Some(place) = place {
             if let Some(unit) = self.map.at(place.unit) {
                 unit.gate.leave(self.index, place.admission);
-                if let Response::Status { sense: Some(sense), .. } = &mut response {
+                if let Response::Status { sense: Some(SenseData::Own(sense)), .. } = &mut response {
                     sense.descriptor_format = unit.lun.descriptor_sense();
                 }
             }
@@ -85,7 +82,7 @@ impl Lane {
             }
             self.acknowledged.append(&mut place.managements);
         }
-        (answer.into_ticket(), response)
+        (ticket, response)
     }
 
     /// Begins to do what the bus woke the lane for. What the initiator has sent until now is to
@@ -126,6 +123,7 @@ impl Lane {
         }
         self.places.abort_all();
         io.cancel_aborted();
+        self.map.units().for_each(|unit| unit.lun.cancel_aborted());
         answers
     }
 
@@ -159,7 +157,7 @@ impl Lane {
         self.shards.resize_with(places, Shard::default);
     }
 
-    fn route(&mut self, address: LunAddress, task: Task, io: &mut IoContext) -> Submitted {
+    fn route(&mut self, address: LunAddress, mut task: Task, io: &mut IoContext) -> Submitted {
         let Some(target) = self.map.target(address.target) else {
             return Submitted::Done(match address {
                 // Also the initiator's way to ask without naming a target: always answered.
@@ -181,6 +179,9 @@ impl Lane {
         };
         if let Some(why) = end_of(&self.orders, unit, task.tag) {
             return Submitted::Done(end(task, why));
+        }
+        if unit.lun.runs_alone(&task.cdb) {
+            task.attribute = TaskAttribute::Ordered;
         }
         match shard.admit(task.attribute, unit, self.index) {
             Ok(admission) => {
@@ -277,6 +278,7 @@ impl Lane {
             Order::End(why) => {
                 self.places.abort(named, why, management);
                 io.cancel_aborted();
+                management.units().iter().for_each(|unit| unit.lun.cancel_aborted());
             }
         }
     }

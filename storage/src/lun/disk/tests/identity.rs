@@ -19,7 +19,7 @@ fn a_capacity_that_does_not_fit_says_so() {
 #[test]
 fn block_sizes_are_reported() {
     let with = |block_size, physical_block_size| {
-        let spec = LunSpec { physical_block_size, ..spec() };
+        let spec = DiskSpec { physical_block_size, ..spec() };
         let disk = disk(1000, block_size, Provisioning::default(), &spec);
         let (long, limits) = (data_of(&disk, &[0x9e, 0x10]), data_of(&disk, &[0x12, 1, 0xb0]));
         (long[8..16].to_vec(), limits[6..8].to_vec())

@@ -49,7 +49,7 @@ const BLOCK_SIZE: u32 = 512;
 const THIN: Provisioning =
     Provisioning { unmap_granularity: Some(4096), unmapped_reads_zero: true };
 
-fn disk(blocks: u64, block_size: u32, provisioning: Provisioning, spec: &LunSpec) -> Disk {
+fn disk(blocks: u64, block_size: u32, provisioning: Provisioning, spec: &DiskSpec) -> Disk {
     let geometry = Geometry { blocks, block_size };
     Disk::new(Medium::new("test", Box::new(Sized { geometry, provisioning })), spec)
 }

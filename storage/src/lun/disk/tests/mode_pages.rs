@@ -82,7 +82,7 @@ fn the_write_cache_can_be_turned_off_and_on_and_a_reset_puts_it_back() {
 
 #[test]
 fn a_disk_without_a_write_cache_says_so_and_gets_none() {
-    let spec = LunSpec { write_cache: WriteCache::Through, ..spec() };
+    let spec = DiskSpec { write_cache: WriteCache::Through, ..spec() };
     let disk = disk(8, BLOCK_SIZE, Provisioning::default(), &spec);
     assert_eq!((sense(&disk, 0)[14], sense(&disk, 1)[14], sense(&disk, 2)[14]), (0, 0, 0));
     let refused = select(&disk, &[(CACHING + 2, 0x04)]);

@@ -72,7 +72,7 @@ fn write_same_keeps_its_limits() {
 
 #[test]
 fn what_is_advertised_is_what_can_be_done() {
-    let forbidden = LunSpec { discard: false, ..spec() };
+    let forbidden = DiskSpec { discard: false, ..spec() };
     let nonzero = Provisioning { unmapped_reads_zero: false, ..THIN };
     for (provisioning, spec, limits, page, capacity) in [
         (Provisioning::default(), spec(), None, [0, 0, 0, 0], 0),

@@ -129,7 +129,7 @@ fn synchronize_cache_of_both_lengths_flushes() {
 
 #[test]
 fn without_a_write_cache_every_write_is_stable_at_once() {
-    let spec = LunSpec { write_cache: WriteCache::Through, ..spec() };
+    let spec = DiskSpec { write_cache: WriteCache::Through, ..spec() };
     let disk = disk(1000, BLOCK_SIZE, THIN, &spec);
     assert_eq!(plan_of(&disk, &[0x0a, 0, 0, 0, 1, 0]), write(0, true, 512));
     assert_eq!(plan_of(&disk, &cdb_16(0x8a, 0, 0, 1)), write(0, true, 512));
