@@ -19,6 +19,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use storage::host::{Completion, Data, Request, ScsiHost};
+use storage::testing::{FakeHost, OwnedBuf};
+
 const CORE: &str = "/sys/kernel/config/target/core/user_0";
 
 /// What a device says to a command.
@@ -50,6 +53,36 @@ impl Reply {
 /// Answers a command, given its CDB and what the initiator sent; `None` leaves it unanswered until
 /// [`Tcmu::release`].
 pub type Handler = Box<dyn FnMut(&[u8], &[u8]) -> Option<Reply> + Send>;
+
+/// Has `host`, which knows no more than its script and its fake device, play the device.
+#[must_use]
+pub fn played_by(host: Arc<FakeHost>) -> Handler {
+    Box::new(move |cdb, room| Some(play(&host, cdb, room)))
+}
+
+fn play(host: &FakeHost, cdb: &[u8], room: &[u8]) -> Reply {
+    const WRITES: [u8; 12] =
+        [0x04, 0x0a, 0x15, 0x1d, 0x2a, 0x3b, 0x42, 0x55, 0x5f, 0x8a, 0x93, 0xaa];
+    let is_out = cdb.first().is_some_and(|opcode| WRITES.contains(opcode));
+    let mut memory = OwnedBuf::holding(room);
+    // SAFETY: the command ends before `memory` is looked at.
+    let mut buf = unsafe { memory.lend() };
+    let data = match room {
+        [] => Data::None,
+        _ if is_out => Data::Out(&buf),
+        _ => Data::In(&mut buf),
+    };
+    let request = Request { cdb, data, timeout: Duration::from_secs(30) };
+    match host.execute(request) {
+        Ok(Completion { status, sense, resid, .. }) => {
+            let moved = room.len().saturating_sub(usize::try_from(resid).unwrap_or(0));
+            let mut data = if is_out { Vec::new() } else { memory.bytes() };
+            data.truncate(moved);
+            Reply { status: status.0, sense, data }
+        }
+        Err(_) => Reply::check(0x04, 0x44, 0x00),
+    }
+}
 
 /// A device. It goes when this is dropped, after whatever gave it a port.
 pub struct Tcmu {
