@@ -63,6 +63,12 @@ impl SenseCode {
         Some(SenseCode::new(SenseKey(key & 0x0f), asc, ascq))
     }
 
+    /// Whether it tells of a unit attention condition.
+    #[must_use]
+    pub fn is_unit_attention(self) -> bool {
+        self.key == SenseKey::UNIT_ATTENTION
+    }
+
     /// Nothing to tell.
     pub const NO_SENSE: SenseCode = SenseCode::new(SenseKey::NO_SENSE, 0x00, 0x00);
     /// The logical unit is stopped until a START STOP UNIT starts it.
@@ -102,6 +108,8 @@ impl SenseCode {
     /// A field of the parameter list has a value that is not supported.
     pub const INVALID_FIELD_IN_PARAMETER_LIST: SenseCode =
         SenseCode::new(SenseKey::ILLEGAL_REQUEST, 0x26, 0x00);
+    /// There is no medium in the drive.
+    pub const MEDIUM_NOT_PRESENT: SenseCode = SenseCode::new(SenseKey::NOT_READY, 0x3a, 0x00);
     /// The mode page has no saved values.
     pub const SAVING_PARAMETERS_NOT_SUPPORTED: SenseCode =
         SenseCode::new(SenseKey::ILLEGAL_REQUEST, 0x39, 0x00);
