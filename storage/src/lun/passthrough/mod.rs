@@ -7,6 +7,8 @@ use super::LogicalUnit;
 use super::spec::PassthroughSpec;
 use crate::host::OpenError;
 
+pub mod identity;
+pub mod pin;
 pub mod policy;
 
 /// Opens the device, and takes it until it is dropped.
