@@ -8,8 +8,10 @@ use super::spec::PassthroughSpec;
 use crate::host::OpenError;
 
 pub mod identity;
+pub mod mirror;
 pub mod pin;
 pub mod policy;
+pub mod reservations;
 
 /// Opens the device, and takes it until it is dropped.
 pub(super) fn open(_spec: &PassthroughSpec) -> Result<Arc<dyn LogicalUnit>, OpenError> {
