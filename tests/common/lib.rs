@@ -7,5 +7,6 @@ pub mod image;
 pub mod kvm;
 pub mod running;
 pub mod seccomp;
+pub mod tcmu;
 pub mod terminal;
 pub mod tiny;
