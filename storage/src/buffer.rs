@@ -127,6 +127,15 @@ impl DataBuf {
     }
 }
 
+/// Lends `bytes` to `with` as a buffer of one segment.
+pub fn lend<T>(bytes: &mut [u8], with: impl FnOnce(&mut DataBuf) -> T) -> T {
+    let mut segment = iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: the segment and the bytes outlive the buffer, which ends here, and nobody else
+    // reaches either meanwhile.
+    let mut buf = unsafe { DataBuf::from_raw(NonNull::from(&mut segment), 1) };
+    with(&mut buf)
+}
+
 impl fmt::Debug for DataBuf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "DataBuf({} bytes in {} segments)", self.len, self.count)
