@@ -18,7 +18,12 @@ impl Qemu {
         qemu.words(["-M", "microvm", "-accel", "kvm", "-cpu", "host", "-m", &memory]);
         qemu.words(["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"]);
         qemu.words(["-no-reboot", "-append", "console=ttyS0 quiet"]);
-        qemu.words([OsStr::new("-kernel"), kernel.as_ref(), "-initrd".as_ref(), initramfs.as_ref()]);
+        qemu.words([
+            OsStr::new("-kernel"),
+            kernel.as_ref(),
+            "-initrd".as_ref(),
+            initramfs.as_ref(),
+        ]);
         qemu.words(["-global", "virtio-mmio.force-legacy=false"]);
         qemu.words(["-device", "virtio-scsi-device,id=hba"]);
         qemu

@@ -194,7 +194,10 @@ impl Display for Completion {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
         let Completion { status, host, resid, sense, data } = self;
         let (sense, data) = (hex(sense), hex(data));
-        write!(formatter, "status {status:02x} host {host:02x} resid {resid} sense {sense} data {data}")
+        write!(
+            formatter,
+            "status {status:02x} host {host:02x} resid {resid} sense {sense} data {data}"
+        )
     }
 }
 
@@ -311,7 +314,8 @@ mod tests {
         ] {
             assert_eq!(command.to_string().parse::<Command>()?, command);
         }
-        let completion = Completion { status: 2, host: 3, resid: -4, sense: vec![0x70], data: vec![] };
+        let completion =
+            Completion { status: 2, host: 3, resid: -4, sense: vec![0x70], data: vec![] };
         assert_eq!(completion.to_string().parse::<Completion>()?, completion);
         assert!("errno 5".parse::<Completion>().is_err());
         Ok(())

@@ -69,7 +69,9 @@ impl ScsiDebug {
 /// The folder of its SCSI host.
 fn scsi_host() -> Result<PathBuf> {
     host::await_some("scsi_debug's host", || {
-        Ok(device::children(Path::new(HOST)).into_iter().find(|path| device::is_named(path, "host")))
+        Ok(device::children(Path::new(HOST))
+            .into_iter()
+            .find(|path| device::is_named(path, "host")))
     })
 }
 
