@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
+use std::iter;
 use std::path::{Path, PathBuf};
 
 use super::sysfs::{BlockNode, Number};
@@ -51,14 +52,7 @@ impl User {
 
 /// Looks for a use of `disk` by the host.
 pub(super) fn look(disk: &BlockNode) -> Result<(), User> {
-    let uses = Uses::now();
-    for node in std::iter::once(disk.clone()).chain(disk.partitions()) {
-        if let Some(what) = uses.of(&node) {
-            let part = (node != *disk).then(|| node.name().to_owned());
-            return Err(User { part, what });
-        }
-    }
-    Ok(())
+    Uses::now().look(disk)
 }
 
 /// Where block devices are mounted, and which are swap space, by number.
@@ -80,6 +74,16 @@ impl Uses {
             mounts: mounts(&text("/proc/self/mountinfo")),
             swaps: swap_paths(&swaps).into_iter().filter_map(number).collect(),
         }
+    }
+
+    fn look(&self, disk: &BlockNode) -> Result<(), User> {
+        for node in iter::once(disk.clone()).chain(disk.partitions()) {
+            if let Some(what) = self.of(&node) {
+                let part = (node != *disk).then(|| node.name().to_owned());
+                return Err(User { part, what });
+            }
+        }
+        Ok(())
     }
 
     fn of(&self, node: &BlockNode) -> Option<Use> {
@@ -109,7 +113,8 @@ fn mounts(mountinfo: &str) -> BTreeMap<String, String> {
         let number = fields.next()?.to_owned();
         Some((number, unescaped(fields.nth(1)?)))
     };
-    mountinfo.lines().filter_map(entry).collect()
+    // Of several the first.
+    mountinfo.lines().rev().filter_map(entry).collect()
 }
 
 /// The devices and files in `/proc/swaps`, which begins with a line of headings.
@@ -156,4 +161,136 @@ fn has_open(pid: u32, number: Number) -> bool {
         fs::read_link(&link).is_ok_and(|target| target.starts_with("/dev"))
             && fs::metadata(link).is_ok_and(|metadata| Number::of(&metadata) == Some(number))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sysfs::testing::Tree;
+    use super::super::sysfs::{Found, Sysfs};
+    use super::*;
+
+    fn disk(sysfs: &Sysfs) -> BlockNode {
+        match sysfs.node(Number::Block { major: 8, minor: 16 }).unwrap() {
+            Found::Block(block) => block,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A disk with a part, and the folders of both.
+    fn tree() -> (Tree, String, String) {
+        let tree = Tree::new();
+        let device = tree.device("pci0/host2", "2:0:0:0");
+        let disk = tree.disk(&device, "sdb", "8:16");
+        let part = tree.block(&format!("{disk}/sdb1"), "8:17");
+        tree.file(&format!("{part}/partition"), "1");
+        (tree, disk, part)
+    }
+
+    fn refusal(uses: &Uses, tree: &Tree) -> String {
+        match uses.look(&disk(&tree.sysfs())) {
+            Ok(()) => "free".into(),
+            Err(user) => format!("{user}; {}", user.remedy()),
+        }
+    }
+
+    fn mounted(number: &str) -> Uses {
+        let mounts = BTreeMap::from([(number.to_owned(), "/srv".to_owned())]);
+        Uses { mounts, swaps: Vec::new() }
+    }
+
+    #[test]
+    fn a_disk_that_nobody_uses_is_free() {
+        assert_eq!(refusal(&mounted("8:1"), &tree().0), "free");
+    }
+
+    #[test]
+    fn what_is_mounted_is_in_use_and_so_is_its_disk() {
+        let (tree, ..) = tree();
+        assert_eq!(
+            refusal(&mounted("8:16"), &tree),
+            "is mounted at /srv; umount /srv, or set force = true"
+        );
+        assert_eq!(
+            refusal(&mounted("8:17"), &tree),
+            "has the partition sdb1, which is mounted at /srv; umount /srv, or set force = true"
+        );
+    }
+
+    #[test]
+    fn swap_space_is_in_use() {
+        let uses = Uses { swaps: vec!["8:17".into()], ..Uses::default() };
+        assert_eq!(
+            refusal(&uses, &tree().0),
+            "has the partition sdb1, which is swap space of the host; \
+             end that with swapoff, or set force = true"
+        );
+    }
+
+    #[test]
+    fn a_leg_of_a_multipath_map_is_in_use() {
+        let (tree, disk, _) = tree();
+        tree.volume("mpath-3600140", &[&disk]);
+        assert_eq!(
+            refusal(&Uses::default(), &tree),
+            "is a path of the multipath map mpatha; \
+             name /dev/mapper/mpatha, or set force = true"
+        );
+    }
+
+    #[test]
+    fn a_part_of_a_volume_is_in_use() {
+        let (tree, _, part) = tree();
+        tree.volume("LVM-abc", &[&part]);
+        assert_eq!(
+            refusal(&Uses::default(), &tree),
+            "has the partition sdb1, which is a part of /dev/mapper/mpatha; \
+             take /dev/mapper/mpatha down, or set force = true"
+        );
+    }
+
+    #[test]
+    fn a_part_of_an_array_is_in_use() {
+        let (tree, disk, _) = tree();
+        let array = tree.block("devices/virtual/block/md127", "9:127");
+        tree.link(&format!("{disk}/holders/md127"), &array);
+        assert_eq!(
+            refusal(&Uses::default(), &tree),
+            "is a part of /dev/md127; take /dev/md127 down, or set force = true"
+        );
+    }
+
+    #[test]
+    fn mounts_and_swaps_are_read_as_the_kernel_writes_them() {
+        let mountinfo = "22 1 8:17 / / rw,relatime shared:1 - ext4 /dev/root rw\n\
+            36 22 8:17 /sub /mnt/a\\040b rw - ext4 /dev/root rw\n\
+            40 22 0:5 / /proc rw - proc proc rw\nshort 1\n";
+        let mounts = mounts(mountinfo);
+        assert_eq!(mounts.get("8:17").map(String::as_str), Some("/"));
+        assert_eq!(mounts.get("0:5").map(String::as_str), Some("/proc"));
+        assert_eq!(mounts.len(), 2);
+        let swaps = "Filename\tType\tSize\tUsed\tPriority\n\
+            /dev/sdb2   partition\t1\t0\t-2\n/swap\\040file file 1 0 -3\n";
+        assert_eq!(swap_paths(swaps), ["/dev/sdb2", "/swap file"].map(PathBuf::from));
+    }
+
+    #[test]
+    fn only_octal_numbers_are_escapes() {
+        for (text, plain) in [
+            ("a\\040b", "a b"),
+            ("\\134", "\\"),
+            ("\\04", "\\04"),
+            ("\\999", "\\999"),
+            ("040", "040"),
+        ] {
+            assert_eq!(unescaped(text), plain);
+        }
+    }
+
+    #[test]
+    fn who_has_a_device_open_is_found() {
+        let file = fs::File::open("/dev/zero").unwrap();
+        let number = Number::of(&file.metadata().unwrap()).unwrap();
+        assert!(has_open(std::process::id(), number));
+        drop(file);
+    }
 }

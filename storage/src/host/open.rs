@@ -293,3 +293,113 @@ fn claim(file: &File, options: &Options, purpose: Purpose) -> Result<(), OpenErr
         Refused::NoLocks(error) => OpenError::NoLocks(error),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::sysfs::testing::Tree;
+    use super::*;
+
+    fn block(major: u32, minor: u32) -> Number {
+        Number::Block { major, minor }
+    }
+
+    fn char(major: u32, minor: u32) -> Number {
+        Number::Char { major, minor }
+    }
+
+    fn address(found: Result<Device, OpenError>) -> String {
+        match found {
+            Ok(Device::Scsi(device)) => device.address().to_string(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    fn refusal(tree: &Tree, number: Number) -> String {
+        resolve(number, &tree.sysfs()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_node_leads_to_its_device() {
+        let tree = Tree::new();
+        let disk = tree.device("pci0/host2", "2:0:0:0");
+        tree.disk(&disk, "sdb", "8:16");
+        tree.char(&disk, "scsi_generic", "sg1", "21:1");
+        tree.char(&disk, "bsg", "2:0:0:0", "247:1");
+        let tape = tree.device("pci0/host2", "2:0:1:0");
+        tree.char(&tape, "scsi_tape", "nst0", "9:128");
+        for (number, expected) in [
+            (block(8, 16), "2:0:0:0"),
+            (char(21, 1), "2:0:0:0"),
+            (char(247, 1), "2:0:0:0"),
+            (char(9, 128), "2:0:1:0"),
+        ] {
+            assert_eq!(address(resolve(number, &tree.sysfs())), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_no_scsi_device_is_refused() {
+        let tree = Tree::new();
+        // virtio-blk, nvme, loop, and the bsg node of an adapter.
+        let virtio = tree.block("devices/pci0/virtio1/block/vda", "254:0");
+        tree.file("devices/pci0/virtio1/uevent", "");
+        tree.link(&format!("{virtio}/device"), "devices/pci0/virtio1");
+        let nvme = tree.block("devices/pci0/nvme0/nvme0n1", "259:0");
+        tree.link(&format!("{nvme}/device"), "devices/pci0/nvme0");
+        tree.block("devices/virtual/block/loop0", "7:0");
+        tree.file("devices/pci0/host2/uevent", "");
+        tree.char("devices/pci0/host2", "bsg", "fc_host2", "247:0");
+        // Whose name alone looks like one.
+        let odd = tree.block("devices/odd/1:2:3:4/block/odd", "252:0");
+        tree.link(&format!("{odd}/device"), "devices/odd/1:2:3:4");
+        tree.file("bus/odd/uevent", "");
+        tree.link("devices/odd/1:2:3:4/subsystem", "bus/odd");
+        for number in [block(254, 0), block(259, 0), block(7, 0), block(252, 0), char(247, 0)] {
+            assert_eq!(refusal(&tree, number), "is not a SCSI device", "{number}");
+        }
+        assert!(refusal(&tree, block(8, 0)).starts_with("cannot be opened: No such device or "));
+    }
+
+    #[test]
+    fn a_part_of_a_disk_is_refused() {
+        let tree = Tree::new();
+        let device = tree.device("pci0/host2", "2:0:0:0");
+        let disk = tree.disk(&device, "sdb", "8:16");
+        let part = tree.block(&format!("{disk}/sdb1"), "8:17");
+        tree.file(&format!("{part}/partition"), "1");
+        let error = resolve(block(8, 17), &tree.sysfs()).unwrap_err();
+        assert_eq!(
+            format!("{error}; {}", error.remedy(Path::new("/dev/sdb1"))),
+            "is a partition of sdb, and SCSI commands reach the whole disk; \
+             name /dev/sdb, or emulate a disk on the partition by block"
+        );
+    }
+
+    #[test]
+    fn of_mapped_volumes_only_multipath_maps_are_devices() {
+        let tree = Tree::new();
+        let device = tree.device("pci0/host2", "2:0:0:0");
+        let disk = tree.disk(&device, "sdb", "8:16");
+        let folder = tree.volume("mpath-3600140", &[&disk]);
+        let found = resolve(block(253, 0), &tree.sysfs()).unwrap();
+        assert!(matches!(&found, Device::Multipath(map) if map.name() == "dm-0"));
+        for uuid in ["LVM-abc", "part1-mpath-3600140", "CRYPT-LUKS2", ""] {
+            tree.file(&format!("{folder}/dm/uuid"), uuid);
+            let error = refusal(&tree, block(253, 0));
+            assert!(error.starts_with("is \"mpatha\", a volume"), "{uuid}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_node_of_its_own_cannot_be_opened() {
+        for (path, why) in [
+            ("/nowhere", "cannot be opened: no such file"),
+            ("/dev/null", "is not a SCSI device"),
+            ("/proc/version", "is not a SCSI device"),
+            ("/", "is not a SCSI device"),
+        ] {
+            let error = check(Path::new(path), &Options::default()).unwrap_err();
+            assert_eq!(error.to_string(), why, "{path}");
+        }
+    }
+}

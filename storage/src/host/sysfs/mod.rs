@@ -14,6 +14,8 @@ mod block;
 mod ports;
 #[cfg(test)]
 pub(super) mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use block::BlockNode;
 pub use ports::Ports;
