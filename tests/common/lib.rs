@@ -11,6 +11,5 @@ pub mod qemu;
 pub mod running;
 pub mod scsi;
 pub mod seccomp;
-pub mod tcmu;
 pub mod terminal;
 pub mod tiny;

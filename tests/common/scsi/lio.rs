@@ -51,6 +51,18 @@ impl Storage {
         Storage::new(&format!("pscsi_{host}"), name, &parameters, Some(&device.block()))
     }
 
+    /// One of `size` bytes, as LIO is told, whose commands go to a UIO device of the name
+    /// [`Storage::user_name`].
+    pub(super) fn user(name: &str, size: u64) -> Result<Storage> {
+        load(&["target_core_user"])?;
+        Storage::new("user_0", name, &format!("dev_config=vmm,dev_size={size}"), None)
+    }
+
+    /// The name of the UIO device of a logical unit for programs.
+    pub(super) fn user_name(name: &str) -> String {
+        format!("tcm-user/0/{name}/vmm")
+    }
+
     fn new(kind: &str, name: &str, parameters: &str, path: Option<&Path>) -> Result<Storage> {
         let folder = Path::new(TARGET).join("core").join(kind).join(name);
         fs::create_dir_all(&folder)?;

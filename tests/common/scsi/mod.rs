@@ -7,3 +7,4 @@ pub mod device;
 pub mod gadget;
 pub mod lio;
 pub mod scsi_debug;
+pub mod tcmu;

@@ -2,8 +2,7 @@
 //! answered by a function of the test (Linux, target_core_user.h). It can be any device, a hostile
 //! or a dead one too.
 //!
-//! What is here is a back-store of LIO; a port of LIO leads to it. Needs root and the modules
-//! of LIO.
+//! A [`Port`](super::lio::Port) leads to its storage, and is dropped before it.
 #![expect(unsafe_code, reason = "a ring is shared with the kernel")]
 
 use std::collections::VecDeque;
@@ -17,12 +16,14 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use storage::host::{Completion, Data, Request, ScsiHost};
 use storage::testing::{FakeHost, OwnedBuf};
 
-const CORE: &str = "/sys/kernel/config/target/core/user_0";
+use super::device::children;
+use super::lio::Storage;
+use crate::host;
 
 /// What a device says to a command.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -86,7 +87,7 @@ fn play(host: &FakeHost, cdb: &[u8], room: &[u8]) -> Reply {
 
 /// A device. It goes when this is dropped, after whatever gave it a port.
 pub struct Tcmu {
-    folder: PathBuf,
+    storage: Storage,
     shared: Arc<Shared>,
     release: Sender<Reply>,
     thread: Option<JoinHandle<()>>,
@@ -105,11 +106,8 @@ impl Tcmu {
     /// # Errors
     /// When the host has no LIO, or refuses.
     pub fn new(name: &str, size: u64, handler: Handler) -> io::Result<Tcmu> {
-        let folder = Path::new(CORE).join(name);
-        fs::create_dir_all(&folder)?;
-        fs::write(folder.join("control"), format!("dev_config=vmm/{name},dev_size={size}"))?;
-        fs::write(folder.join("enable"), "1")?;
-        let uio = uio_of(name)?;
+        let storage = Storage::user(name, size)?;
+        let uio = uio_of(&Storage::user_name(name))?;
         let ring = Ring::map(&uio)?;
         let shared = Arc::new(Shared::default());
         let (release, released) = mpsc::channel();
@@ -117,13 +115,13 @@ impl Tcmu {
             Player { ring, handler, shared: Arc::clone(&shared), released, stuck: VecDeque::new() };
         let thread =
             thread::Builder::new().name(format!("tcmu-{name}")).spawn(move || player.play())?;
-        Ok(Tcmu { folder, shared, release, thread: Some(thread) })
+        Ok(Tcmu { storage, shared, release, thread: Some(thread) })
     }
 
-    /// Its folder in configfs, which a port links to.
+    /// What a port leads to.
     #[must_use]
-    pub fn backstore(&self) -> &Path {
-        &self.folder
+    pub fn storage(&self) -> &Storage {
+        &self.storage
     }
 
     /// Answers the oldest command that was left unanswered.
@@ -141,7 +139,7 @@ impl Tcmu {
 
 impl fmt::Debug for Tcmu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Tcmu({})", self.folder.display())
+        write!(f, "Tcmu({:?})", self.storage)
     }
 }
 
@@ -151,27 +149,18 @@ impl Drop for Tcmu {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-        if let Err(error) = fs::remove_dir(&self.folder) {
-            eprintln!("{}: {error}", self.folder.display());
-        }
     }
 }
 
-/// The UIO device of the back-store `name`, which appears a moment after it is enabled.
+/// The UIO device of this name, which appears a moment after its storage.
 fn uio_of(name: &str) -> io::Result<PathBuf> {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    let wanted = format!("tcm-user/0/{name}/vmm/{name}");
-    while Instant::now() < deadline {
-        for entry in fs::read_dir("/sys/class/uio")?.flatten() {
-            let told = fs::read_to_string(entry.path().join("name")).unwrap_or_default();
-            let node = Path::new("/dev").join(entry.file_name());
-            if told.trim() == wanted && node.exists() {
-                return Ok(entry.path());
-            }
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    Err(Error::new(ErrorKind::NotFound, format!("no UIO device of {wanted}")))
+    host::await_some(name, || {
+        let named = |uio: &PathBuf| {
+            let node = Path::new("/dev").join(uio.file_name().unwrap_or_default());
+            node.exists() && host::read(&uio.join("name")).is_ok_and(|told| told == name)
+        };
+        Ok(children(Path::new("/sys/class/uio")).into_iter().find(named))
+    })
 }
 
 /// The mailbox and the command ring (struct tcmu_mailbox, struct tcmu_cmd_entry). Offsets are from
