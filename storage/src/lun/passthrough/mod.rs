@@ -7,7 +7,11 @@ use super::LogicalUnit;
 use super::spec::PassthroughSpec;
 use crate::host::OpenError;
 
+pub mod facts;
+pub mod fixup;
+pub mod limits;
 pub mod policy;
+pub mod split;
 
 /// Opens the device, and takes it until it is dropped.
 pub(super) fn open(_spec: &PassthroughSpec) -> Result<Arc<dyn LogicalUnit>, OpenError> {
