@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::buffer::DataBuf;
+use crate::scsi::designator::Designator;
 use crate::scsi::status::Status;
 
 /// A way to one logical unit of a device.
@@ -135,6 +136,17 @@ pub enum OpenError {
     /// It is something else.
     #[error("is not a SCSI device")]
     NotScsi,
+    /// It does not say what it is.
+    #[error("does not say what it is: {0}")]
+    Unidentified(String),
+    /// It is another logical unit.
+    #[error("is not {expected} but {found}")]
+    Mismatch {
+        /// What it should be.
+        expected: Designator,
+        /// What it says it is.
+        found: String,
+    },
 }
 
 impl OpenError {
@@ -144,6 +156,10 @@ impl OpenError {
         match self {
             OpenError::Open(_) => "correct the path, or change its permissions".into(),
             OpenError::NotScsi => "name a /dev/sg or /dev/sd node".into(),
+            OpenError::Unidentified(_) => "look after the device and the path to it".into(),
+            OpenError::Mismatch { .. } => {
+                "name the device that was meant, or correct `expect`".into()
+            }
         }
     }
 }

@@ -21,8 +21,12 @@ use crate::scsi::status::Status;
 use crate::task::{Response, Task};
 
 pub mod counters;
+pub mod identity;
+pub mod mirror;
 mod outcome;
+pub mod pin;
 pub mod policy;
+pub mod reservations;
 mod retry;
 mod route;
 pub mod unit;
