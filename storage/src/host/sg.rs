@@ -111,6 +111,21 @@ impl SgDevice {
         }
     }
 
+    /// What sysfs has of it; `None` of a multipath map, which is several devices.
+    #[must_use]
+    pub fn device(&self) -> Option<&ScsiDevice> {
+        match &self.opened.device {
+            Device::Scsi(device) => Some(device),
+            Device::Multipath(_) => None,
+        }
+    }
+
+    /// The block node, where it is by that that commands go.
+    #[must_use]
+    pub fn block(&self) -> Option<&BlockNode> {
+        self.opened.block.as_ref()
+    }
+
     /// The nodes of the paths of a multipath map, as of now.
     #[must_use]
     pub fn legs(&self) -> Vec<PathBuf> {

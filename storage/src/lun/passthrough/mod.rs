@@ -29,11 +29,13 @@ pub mod mirror;
 mod outcome;
 pub mod pin;
 pub mod policy;
+pub mod presence;
 pub mod reservations;
 mod retry;
 mod route;
 pub mod split;
 pub mod unit;
+pub mod watch;
 mod worker;
 
 use counters::Event;
