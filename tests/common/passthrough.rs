@@ -6,13 +6,13 @@
 use std::fs;
 use std::io::Result;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process;
 
 use crate::guest::{ANY, Cell, Guest, guest_file};
 use crate::image::Image;
 use crate::qemu::Qemu;
 use crate::running::{Outcome, Running};
-use crate::scsi::command::{self, Completion};
+use crate::scsi::command::{Command, Completion};
 
 /// What runs the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ const OUTPUT_WWN: &str = "naa.30000000000000ff";
 const OUTPUT_SIZE: u64 = 16 << 20;
 
 impl Machine {
-    /// A guest without devices, in which a script finds `replay`, with `commands` in /commands.
+    /// A guest without devices yet.
     ///
     /// # Errors
     /// When the host has no room for its files.
@@ -74,14 +74,17 @@ impl Machine {
         &mut self.guest
     }
 
-    /// Puts `commands` into the guest, and the program that sends them.
+    /// Puts commands into the guest, as the file `commands.NUMBER`, and the program that sends
+    /// them.
     ///
     /// # Errors
     /// When the program cannot be read.
-    pub fn carry(&mut self, replay: &str, commands: &[command::Command]) -> Result<()> {
+    pub fn carry(&mut self, replay: &str, number: usize, commands: &[Command]) -> Result<()> {
+        if number == 0 {
+            self.guest.carry("replay", &fs::read(replay)?);
+        }
         let lines: String = commands.iter().map(|command| format!("{command}\n")).collect();
-        self.guest.carry("commands", lines.as_bytes());
-        self.guest.carry("replay", &fs::read(replay)?);
+        self.guest.carry(&format!("commands.{number}"), lines.as_bytes());
         Ok(())
     }
 
@@ -104,14 +107,14 @@ impl Machine {
         Running::start(&mut self.command(&script)?)
     }
 
-    fn command(&self, script: &str) -> Result<Command> {
+    fn command(&self, script: &str) -> Result<process::Command> {
         match self.monitor {
             Monitor::Vmm => self.guest.command(Some(script)),
             Monitor::Qemu => self.qemu(script),
         }
     }
 
-    fn qemu(&self, script: &str) -> Result<Command> {
+    fn qemu(&self, script: &str) -> Result<process::Command> {
         let initramfs = self.guest.write_initramfs(Some(script))?;
         let kernel = guest_file(ANY.kernel, "vmlinux");
         let mut qemu = Qemu::new(&kernel, &initramfs, self.guest.memory_bytes());

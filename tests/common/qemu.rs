@@ -53,7 +53,7 @@ impl Qemu {
     fn drive(&mut self, name: &str, driver: &str, file: &Path) {
         let file = file.display();
         let raw = format!("raw,node-name={name},file.driver={driver},file.filename={file}");
-        self.words(["-blockdev", &format!("{raw},cache.direct=on,file.cache.direct=on")]);
+        self.words(["-blockdev", &raw]);
     }
 
     /// Adds words to the command line.
