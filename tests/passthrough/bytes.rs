@@ -102,7 +102,7 @@ impl Fixups {
         };
         let bytes = (number("max_sectors_kb")? << 10).min(number("max_segments")? << 12);
         let blocks = bytes / number("logical_block_size")?;
-        let no_pages = device.attribute("vpd_pg0").is_err();
+        let no_pages = !device.has_page("pg0");
         let blocks = u32::try_from(blocks).map_err(std::io::Error::other)?;
         Ok(Fixups { disk, blocks, no_pages })
     }
