@@ -115,10 +115,6 @@ impl OpenError {
             OpenError::NoLocks(_) => {
                 "use a node on a file system with locks, or set shared_nexus = true".into()
             }
-            OpenError::Unidentified(_) => "look after the device and the path to it".into(),
-            OpenError::Mismatch { .. } => {
-                "name the device that was meant, or correct `expect`".into()
-            }
         }
     }
 }

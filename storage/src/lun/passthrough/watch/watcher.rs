@@ -367,7 +367,7 @@ impl Ears {
         while let Some(events) = &self.events
             && heard.len() < EVENTS
         {
-            match events.next() {
+            match events.try_next() {
                 Ok(Some(event)) => heard.push(event),
                 Ok(None) => break,
                 Err(error) => {
