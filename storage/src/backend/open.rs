@@ -171,7 +171,9 @@ impl OpenError {
             OpenError::PhysicalBlock { block_size, .. } => {
                 format!("set physical_block_size to {block_size} or more, or leave it out")
             }
-            OpenError::HostManaged => "use a device with conventional zones only".into(),
+            OpenError::HostManaged => {
+                "pass it through: name it by passthrough instead of block".into()
+            }
             OpenError::ReadOnly => "set read_only = true".into(),
         }
     }
@@ -278,5 +280,16 @@ pub(super) fn whole_blocks(kind: Kind, size: u64, block_size: u32) -> Result<u64
         0 if size == 0 => Err(OpenError::Empty(kind)),
         blocks if blocks * u64::from(block_size) == size => Ok(blocks),
         _ => Err(OpenError::PartialBlock { kind, size, block_size }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zones_are_for_a_guest_that_sees_them() {
+        let remedy = OpenError::HostManaged.remedy(Path::new("/dev/sda"));
+        assert_eq!(remedy, "pass it through: name it by passthrough instead of block");
     }
 }

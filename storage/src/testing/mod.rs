@@ -9,6 +9,12 @@ use libc::iovec;
 use crate::buffer::DataBuf;
 use crate::lun::spec::{Ascii, Backing, DiskSpec, Identity, Naa, WriteCache};
 
+mod fake_device;
+mod fake_host;
+
+pub use fake_device::FakeDevice;
+pub use fake_host::{FakeHost, Hold, Outcome, Sent};
+
 /// A writable disk's specification, with names like those of the configuration's defaults; the
 /// backing is never opened.
 #[must_use]
