@@ -11,6 +11,10 @@ use std::time::Duration;
 use crate::buffer::DataBuf;
 use crate::scsi::status::Status;
 
+pub mod broker;
+pub mod lent;
+pub mod whole;
+
 /// A way to one logical unit of a device.
 pub trait ScsiHost: fmt::Debug + Send + Sync {
     /// Sends a command and waits for its end.
