@@ -60,7 +60,7 @@ impl Machine {
         let lines = format!("target = 1\nlun = 0\nwwn = \"{OUTPUT_WWN}\"");
         let output = guest.lun("output.img", OUTPUT_SIZE, &lines)?;
         let lines = format!("target = 1\nlun = 1\nread_only = true\nwwn = \"{STEPS_WWN}\"");
-        let steps = guest.lun("steps.img", 8 * BLOCK as u64, &lines)?;
+        let steps = guest.lun("steps.img", 1 << 20, &lines)?;
         Ok(Machine { monitor, guest, nodes: Vec::new(), vhost: None, output, steps })
     }
 
