@@ -264,10 +264,14 @@ fn refused(error: io::Error, path: &Path, kind: Kind, options: &Options) -> Open
 
 /// Takes what was opened, or looks whether it could be taken.
 pub(super) fn claim(file: &File, options: &Options, purpose: Purpose) -> Result<(), OpenError> {
-    match purpose {
+    let claimed = match purpose {
         Purpose::Use => lock::take(file, options),
         Purpose::Check => lock::test(file, options),
-    }
+    };
+    claimed.map_err(|refused| match refused {
+        lock::Refused::InUse(holder) => OpenError::InUse(holder),
+        lock::Refused::NoLocks(error) => OpenError::NoLocks(error),
+    })
 }
 
 /// The number of whole blocks in `size` bytes.

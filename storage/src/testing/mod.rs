@@ -108,6 +108,12 @@ impl OwnedBuf {
         unsafe { DataBuf::from_raw(first, self.iovecs.len()) }
     }
 
+    /// Lends the whole to `with`, which does not keep it.
+    pub fn with<T>(&mut self, with: impl FnOnce(&mut DataBuf) -> T) -> T {
+        // SAFETY: the buffer ends here, and `self` is borrowed until then.
+        with(&mut unsafe { self.lend() })
+    }
+
     /// All bytes in order.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
