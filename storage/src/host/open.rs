@@ -37,6 +37,17 @@ pub enum OpenError {
     /// It is something else.
     #[error("is not a SCSI device")]
     NotScsi,
+    /// It does not say what it is.
+    #[error("does not say what it is: {0}")]
+    Unidentified(String),
+    /// It is another logical unit.
+    #[error("is not {expected} but {found}")]
+    Mismatch {
+        /// What it should be.
+        expected: Designator,
+        /// What it says it is.
+        found: String,
+    },
     /// It is a part of a disk.
     #[error("is a partition of {disk}, and SCSI commands reach the whole disk")]
     Partition {
@@ -96,6 +107,10 @@ impl OpenError {
             OpenError::Examine(_) => "use another device, or see the host's log".into(),
             OpenError::NotScsi => {
                 "name a /dev/sg or /dev/sd node, or emulate a disk on it by block".into()
+            }
+            OpenError::Unidentified(_) => "look after the device and the path to it".into(),
+            OpenError::Mismatch { .. } => {
+                "name the device that was meant, or correct `expect`".into()
             }
             OpenError::Partition { disk } => {
                 format!("name /dev/{disk}, or emulate a disk on the partition by block")

@@ -9,6 +9,8 @@ pub struct SenseKey(pub u8);
 impl SenseKey {
     /// Nothing to tell.
     pub const NO_SENSE: SenseKey = SenseKey(0x0);
+    /// The command completed, with some trouble.
+    pub const RECOVERED_ERROR: SenseKey = SenseKey(0x1);
     /// The logical unit cannot be accessed.
     pub const NOT_READY: SenseKey = SenseKey(0x2);
     /// The medium, or the recorded data, is flawed.
