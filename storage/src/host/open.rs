@@ -37,17 +37,6 @@ pub enum OpenError {
     /// It is something else.
     #[error("is not a SCSI device")]
     NotScsi,
-    /// It does not say what it is.
-    #[error("does not say what it is: {0}")]
-    Unidentified(String),
-    /// It is another logical unit.
-    #[error("is not {expected} but {found}")]
-    Mismatch {
-        /// What it should be.
-        expected: Designator,
-        /// What it says it is.
-        found: String,
-    },
     /// It is a part of a disk.
     #[error("is a partition of {disk}, and SCSI commands reach the whole disk")]
     Partition {
@@ -75,6 +64,9 @@ pub enum OpenError {
     /// Another program has it for itself.
     #[error("is in use{}", by(.0.as_ref()))]
     InUse(Option<Holder>),
+    /// There is nothing by which its changes could be heard of.
+    #[error("cannot be watched: {0}")]
+    Watch(io::Error),
     /// There are no locks where its node is.
     #[error("cannot be locked: {0}")]
     NoLocks(io::Error),
@@ -108,10 +100,6 @@ impl OpenError {
             OpenError::NotScsi => {
                 "name a /dev/sg or /dev/sd node, or emulate a disk on it by block".into()
             }
-            OpenError::Unidentified(_) => "look after the device and the path to it".into(),
-            OpenError::Mismatch { .. } => {
-                "name the device that was meant, or correct `expect`".into()
-            }
             OpenError::Partition { disk } => {
                 format!("name /dev/{disk}, or emulate a disk on the partition by block")
             }
@@ -127,6 +115,7 @@ impl OpenError {
             OpenError::Mismatch { .. } => {
                 "name the device that was meant, or correct expect".into()
             }
+            OpenError::Watch(_) => "raise the limits of this user's threads and files".into(),
             OpenError::NoLocks(_) => {
                 "use a node on a file system with locks, or set shared_nexus = true".into()
             }
