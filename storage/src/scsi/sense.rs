@@ -65,6 +65,13 @@ impl SenseCode {
         Some(SenseCode::new(SenseKey(key & 0x0f), asc, ascq))
     }
 
+    /// Whether sense data is of a command before the one that it came with, which has not been
+    /// carried out (SPC-6, Deferred errors).
+    #[must_use]
+    pub fn is_deferred(data: &[u8]) -> bool {
+        data.first().is_some_and(|code| matches!(code & 0x7f, 0x71 | 0x73))
+    }
+
     /// Nothing to tell.
     pub const NO_SENSE: SenseCode = SenseCode::new(SenseKey::NO_SENSE, 0x00, 0x00);
     /// The logical unit is stopped until a START STOP UNIT starts it.

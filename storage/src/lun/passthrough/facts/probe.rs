@@ -89,7 +89,10 @@ impl<'a> Probe<'a> {
             Status::CHECK_CONDITION => {}
             _ => return End::Refused,
         }
-        let code = SenseCode::of(&completion.sense).unwrap_or(SenseCode::NO_SENSE);
+        let code = SenseCode::of(&completion.sense);
+        let Some(code) = code.filter(|_| !SenseCode::is_deferred(&completion.sense)) else {
+            return End::Again { pause: true };
+        };
         match code.key {
             SenseKey::NO_SENSE | SenseKey::RECOVERED_ERROR => End::Data(bytes),
             SenseKey::UNIT_ATTENTION => {
