@@ -161,6 +161,17 @@ install_programs() { # ROOT PROGRAM…
     done
 }
 
+# Copies shared libraries of the host by their names.
+install_libraries() { # ROOT LIBRARY…
+  local root=$1 library file
+  shift
+  for library; do
+    file=$(ldconfig -p | sed -n "s|^\s*$library (.*x86-64.*) => ||p" | head -n 1)
+    mkdir -p "$root${file%/*}"
+    cp -L "$file" "$root$file" || die 1 "cannot put $library into an initramfs: it is not installed"
+  done
+}
+
 # A guest's initramfs, followed by one with a /cmd: the guest will run that.
 with_command() { # INITRAMFS COMMAND-FILE
   local work

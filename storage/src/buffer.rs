@@ -100,6 +100,25 @@ impl DataBuf {
         }
     }
 
+    /// Lends `with` the `len` bytes from `offset` on, as far as there are any, as a buffer.
+    pub fn with_part<T>(
+        &mut self,
+        offset: usize,
+        len: usize,
+        with: impl FnOnce(&mut DataBuf) -> T,
+    ) -> T {
+        let mut segments = self.iovecs().to_vec();
+        let Some(first) = NonNull::new(segments.as_mut_ptr()) else {
+            return with(&mut DataBuf::empty());
+        };
+        // SAFETY: the array outlives the buffer, which ends here, and is used by nobody else; the
+        // memory is that of `self`, which nobody uses meanwhile.
+        let mut part = unsafe { DataBuf::from_raw(first, segments.len()) };
+        part.advance(offset);
+        part.truncate(len);
+        with(&mut part)
+    }
+
     /// Copies `bytes` to the start of the buffer, as far as they fit; returns how many did.
     pub fn write(&mut self, bytes: &[u8]) -> usize {
         let mut rest = bytes;
@@ -125,6 +144,15 @@ impl DataBuf {
         }
         done
     }
+}
+
+/// Lends `bytes` to `with` as a buffer of one segment, which `with` does not keep.
+pub(crate) fn lend<T>(bytes: &mut [u8], with: impl FnOnce(&mut DataBuf) -> T) -> T {
+    let mut segment = iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: the segment and the bytes outlive the buffer, which ends here, and nobody else
+    // reaches either meanwhile.
+    let mut buf = unsafe { DataBuf::from_raw(NonNull::from(&mut segment), 1) };
+    with(&mut buf)
 }
 
 impl fmt::Debug for DataBuf {

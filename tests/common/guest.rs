@@ -110,6 +110,7 @@ pub struct Guest {
     machine: String,
     cmdline: String,
     controllers: String,
+    carried: Vec<u8>,
 }
 
 impl Guest {
@@ -126,6 +127,7 @@ impl Guest {
             machine: String::new(),
             cmdline: "console=ttyS0 quiet".into(),
             controllers: String::new(),
+            carried: Vec::new(),
         };
         guest.controller(cell.transport, "");
         Ok(guest)
@@ -171,6 +173,11 @@ impl Guest {
         self.controllers += &format!("[[controller.lun]]\n{key} = {path:?}\n{lines}\n");
     }
 
+    /// Puts a file into the guest's root folder.
+    pub fn carry(&mut self, name: &str, contents: &[u8]) {
+        self.carried.extend(cpio::archive(name, contents));
+    }
+
     /// A file in the guest's folder.
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {
@@ -189,16 +196,27 @@ impl Guest {
     /// # Errors
     /// When the files cannot be written.
     pub fn command(&self, script: Option<&str>) -> io::Result<Command> {
-        let mut archive = fs::read(guest_file(self.cell.kernel, "initramfs.cpio"))?;
-        if let Some(script) = script {
-            archive.extend(cpio::archive("cmd", format!("{PRELUDE}\n{script}").as_bytes()));
-        }
-        fs::write(self.file("initramfs.cpio"), archive)?;
+        self.write_initramfs(script)?;
         let config = self.file("guest.toml");
         fs::write(&config, self.config())?;
         let mut command = Command::new(vmm());
         command.arg("--config").arg(config);
         Ok(command)
+    }
+
+    /// Writes what the guest boots into: the tools, what it carries, and `script` to execute.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_initramfs(&self, script: Option<&str>) -> io::Result<PathBuf> {
+        let mut archive = fs::read(guest_file(self.cell.kernel, "initramfs.cpio"))?;
+        archive.extend(&self.carried);
+        if let Some(script) = script {
+            archive.extend(cpio::archive("cmd", format!("{PRELUDE}\n{script}").as_bytes()));
+        }
+        let file = self.file("initramfs.cpio");
+        fs::write(&file, archive)?;
+        Ok(file)
     }
 
     fn config(&self) -> String {

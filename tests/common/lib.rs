@@ -3,9 +3,13 @@
 pub mod cpio;
 pub mod footprint;
 pub mod guest;
+pub mod host;
 pub mod image;
 pub mod kvm;
+pub mod passthrough;
+pub mod qemu;
 pub mod running;
+pub mod scsi;
 pub mod seccomp;
 pub mod terminal;
 pub mod tiny;

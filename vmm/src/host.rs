@@ -1,12 +1,14 @@
-//! What this host has for a guest: KVM, memory and file descriptors.
+//! What this host has for a guest: KVM, memory, file descriptors, SCSI devices.
 //!
-//! Owns looking, once and without changing anything. Must not know what any guest needs.
+//! Owns looking, without changing anything. Must not know what any guest needs.
 
 use std::fs;
 use std::path::Path;
 
 use arch::cpuid;
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
+use storage::lun::spec::LunSpec;
+use storage::lun::{self, OpenError};
 
 use crate::limits;
 
@@ -22,6 +24,8 @@ pub(crate) struct Host {
     pub(crate) memory: Option<Memory>,
     /// File descriptors.
     pub(crate) descriptors: Descriptors,
+    /// Whether it has the device that a LUN is, and lets this process use it; takes nothing.
+    pub(crate) device: fn(&LunSpec) -> Result<(), OpenError>,
 }
 
 /// What KVM can do.
@@ -74,6 +78,7 @@ impl Host {
             kvm: look_at_kvm(),
             memory: look_at_memory(&text, Path::new(POOL)),
             descriptors: Descriptors { limit: limits::open_files_max().unwrap_or(u64::MAX), open },
+            device: lun::check,
         }
     }
 }

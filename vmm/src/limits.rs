@@ -3,6 +3,8 @@
 
 use std::io;
 
+use storage::lun::spec::LunSpec;
+
 use crate::spec::GuestSpec;
 
 /// File descriptors of any guest: standard streams once more, signals, the loop, KVM, its events,
@@ -15,19 +17,29 @@ const DESCRIPTORS_OF_VCPU: u64 = 1;
 const DESCRIPTORS_OF_CONTROLLER: u64 = 16;
 /// Of a request queue: doorbell and interrupt, what its thread waits on, and its ring.
 const DESCRIPTORS_OF_QUEUE: u64 = 12;
-/// Of a LUN: its medium.
-const DESCRIPTORS_OF_LUN: u64 = 1;
+/// Of an emulated disk: its medium.
+const DESCRIPTORS_OF_DISK: u64 = 1;
+/// Of a SCSI device: its nodes, each twice while it is opened again, what is heard of it, and a
+/// connection to a broker.
+const DESCRIPTORS_OF_DEVICE: u64 = 8;
 
 /// The file descriptors that `guest` needs, at most.
 pub(crate) fn descriptors(guest: &GuestSpec) -> u64 {
     let controllers = guest.controllers.iter().map(|controller| {
         DESCRIPTORS_OF_CONTROLLER
             + DESCRIPTORS_OF_QUEUE * u64::from(controller.request_queues)
-            + DESCRIPTORS_OF_LUN * controller.luns.len() as u64
+            + controller.luns.iter().map(|lun| of_lun(&lun.spec)).sum::<u64>()
     });
     DESCRIPTORS_OF_MACHINE
         + DESCRIPTORS_OF_VCPU * u64::from(guest.machine.vcpus)
         + controllers.sum::<u64>()
+}
+
+fn of_lun(spec: &LunSpec) -> u64 {
+    match spec {
+        LunSpec::Disk(_) => DESCRIPTORS_OF_DISK,
+        LunSpec::Passthrough(_) => DESCRIPTORS_OF_DEVICE,
+    }
 }
 
 /// Gives memory back to the host that was allocated and freed. Threads allocate from pools of

@@ -13,8 +13,17 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::{fmt, process};
 
-use super::open::{OpenError, Options};
+use super::open::Options;
 use super::sys;
+
+/// Why a lock cannot be had.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// Somebody has it, who may be known.
+    InUse(Option<Holder>),
+    /// There are no locks where the file is.
+    NoLocks(io::Error),
+}
 
 /// The first byte of what is done, one for each permission.
 const DONE: u32 = 100;
@@ -33,6 +42,14 @@ pub struct Holder {
     pub pid: u32,
     /// Its name.
     pub name: String,
+}
+
+impl Holder {
+    /// The process with this number, if it still runs.
+    pub(crate) fn running(pid: u32) -> Option<Holder> {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        Some(Holder { pid, name: name.trim_end().to_owned() })
+    }
 }
 
 impl fmt::Display for Holder {
@@ -83,24 +100,24 @@ impl Claim {
 }
 
 /// Locks `file` for what `options` say, or finds out who has it.
-pub(super) fn take(file: &File, options: &Options) -> Result<(), OpenError> {
+pub(crate) fn take(file: &File, options: &Options) -> Result<(), Refused> {
     let claim = Claim::of(options);
     match claim.take(file) {
         Ok(()) => look(file, &claim, options),
-        Err(error) if is_conflict(&error) => Err(OpenError::InUse(None)),
+        Err(error) if is_conflict(&error) => Err(Refused::InUse(None)),
         Err(error) => without_locks(error, options),
     }
 }
 
 /// Whether [`take`] would be let, without taking anything.
-pub(super) fn test(file: &File, options: &Options) -> Result<(), OpenError> {
+pub(crate) fn test(file: &File, options: &Options) -> Result<(), Refused> {
     look(file, &Claim::of(options), options)
 }
 
-fn look(file: &File, claim: &Claim, options: &Options) -> Result<(), OpenError> {
+fn look(file: &File, claim: &Claim, options: &Options) -> Result<(), Refused> {
     match claim.conflict(file) {
         Ok(None) => Ok(()),
-        Ok(Some(byte)) => Err(OpenError::InUse(holder(file, byte..=byte))),
+        Ok(Some(byte)) => Err(Refused::InUse(holder(file, byte..=byte))),
         Err(error) => without_locks(error, options),
     }
 }
@@ -110,16 +127,16 @@ fn is_conflict(error: &io::Error) -> bool {
 }
 
 /// Some file systems have no locks. Those who share an image need none.
-fn without_locks(error: io::Error, options: &Options) -> Result<(), OpenError> {
+fn without_locks(error: io::Error, options: &Options) -> Result<(), Refused> {
     if !options.shared {
-        return Err(OpenError::NoLocks(error));
+        return Err(Refused::NoLocks(error));
     }
     log::warn!("a shared image is on a file system without locks: {error}");
     Ok(())
 }
 
 /// Who has any lock of an image that cannot be opened.
-pub(super) fn holder_of(path: &Path) -> Option<Holder> {
+pub(crate) fn holder_of(path: &Path) -> Option<Holder> {
     let file = File::open(path).ok()?;
     holder(&file, DONE..=FORBIDDEN + RESIZE)
 }
@@ -139,12 +156,11 @@ fn holder(file: &File, bytes: std::ops::RangeInclusive<u32>) -> Option<Holder> {
             .filter_map(|info| fs::read_to_string(info).ok())
             .any(|info| info.lines().any(|line| locks(line, &id, &bytes)))
     })?;
-    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    Some(Holder { pid, name: name.trim_end().to_owned() })
+    Holder::running(pid)
 }
 
 /// Names in a folder that are numbers.
-fn numbers(folder: &str) -> impl Iterator<Item = u32> {
+pub(crate) fn numbers(folder: &str) -> impl Iterator<Item = u32> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
@@ -169,7 +185,7 @@ mod tests {
             let error = io::Error::from_raw_os_error(libc::ENOLCK);
             without_locks(error, &Options { shared, ..Options::default() })
         };
-        assert!(matches!(without(false), Err(OpenError::NoLocks(_))));
+        assert!(matches!(without(false), Err(Refused::NoLocks(_))));
         assert!(without(true).is_ok());
     }
 

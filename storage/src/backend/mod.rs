@@ -14,12 +14,12 @@ mod block;
 mod descriptor;
 mod direct;
 mod file;
-mod lock;
+pub(crate) mod lock;
 mod medium;
 mod memory;
 mod open;
 mod queue;
-mod sys;
+pub(crate) mod sys;
 
 pub use block::BlockDevice;
 pub use file::RawFile;

@@ -171,7 +171,9 @@ impl OpenError {
             OpenError::PhysicalBlock { block_size, .. } => {
                 format!("set physical_block_size to {block_size} or more, or leave it out")
             }
-            OpenError::HostManaged => "use a device with conventional zones only".into(),
+            OpenError::HostManaged => {
+                "pass it through: name it by passthrough instead of block".into()
+            }
             OpenError::ReadOnly => "set read_only = true".into(),
         }
     }
@@ -262,10 +264,14 @@ fn refused(error: io::Error, path: &Path, kind: Kind, options: &Options) -> Open
 
 /// Takes what was opened, or looks whether it could be taken.
 pub(super) fn claim(file: &File, options: &Options, purpose: Purpose) -> Result<(), OpenError> {
-    match purpose {
+    let claimed = match purpose {
         Purpose::Use => lock::take(file, options),
         Purpose::Check => lock::test(file, options),
-    }
+    };
+    claimed.map_err(|refused| match refused {
+        lock::Refused::InUse(holder) => OpenError::InUse(holder),
+        lock::Refused::NoLocks(error) => OpenError::NoLocks(error),
+    })
 }
 
 /// The number of whole blocks in `size` bytes.
@@ -274,5 +280,16 @@ pub(super) fn whole_blocks(kind: Kind, size: u64, block_size: u32) -> Result<u64
         0 if size == 0 => Err(OpenError::Empty(kind)),
         blocks if blocks * u64::from(block_size) == size => Ok(blocks),
         _ => Err(OpenError::PartialBlock { kind, size, block_size }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zones_are_for_a_guest_that_sees_them() {
+        let remedy = OpenError::HostManaged.remedy(Path::new("/dev/sda"));
+        assert_eq!(remedy, "pass it through: name it by passthrough instead of block");
     }
 }

@@ -178,7 +178,7 @@ pub(super) fn direct_alignment(file: &File) -> io::Result<Option<Alignment>> {
 }
 
 /// Whether the effective user may write to `path`.
-pub(super) fn may_write(path: &Path) -> io::Result<()> {
+pub(crate) fn may_write(path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let access = || {
         // SAFETY: the path ends with a NUL.

@@ -20,6 +20,7 @@ mod poller;
 mod pool;
 mod ring;
 mod scratch;
+pub(crate) mod workers;
 
 pub use pool::Pool;
 

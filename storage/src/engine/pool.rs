@@ -1,121 +1,61 @@
-//! Threads that block so that a queue thread need not.
+//! The threads of image I/O: what a ring cannot do.
 
-use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::{Builder, JoinHandle};
+use std::sync::Arc;
 
 use super::Transfer;
+use super::workers::{Capacity, Job, Refused, Workers};
 use crate::backend::Medium;
 use crate::lun::Submitted;
 
-type Job = (Transfer, Arc<Medium>);
-
-#[derive(Default)]
-struct Jobs {
-    waiting: VecDeque<Job>,
-    idle: usize,
-    closed: bool,
-    threads: Vec<JoinHandle<()>>,
+#[derive(Debug)]
+struct ImageIo {
+    transfer: Transfer,
+    medium: Arc<Medium>,
 }
 
 /// At most `limit` threads, started as work needs them. Answers go to each task's sink. Dropping
 /// the pool finishes what was started.
 pub struct Pool {
-    jobs: Arc<Shared>,
+    workers: Workers<ImageIo>,
     limit: usize,
-}
-
-#[derive(Default)]
-struct Shared {
-    jobs: Mutex<Jobs>,
-    work: Condvar,
 }
 
 impl Pool {
     /// A pool without threads yet.
     #[must_use]
     pub fn new(limit: usize) -> Arc<Pool> {
-        Arc::new(Pool { jobs: Arc::default(), limit })
+        let capacity = Capacity { threads: limit, waiting: usize::MAX, stack: None };
+        Arc::new(Pool { workers: Workers::new("image-io", capacity), limit })
     }
 
     /// Queues `transfer`; carries it out here if there is no thread to do it.
     pub(super) fn start(&self, transfer: Transfer, medium: Arc<Medium>) -> Submitted {
-        let mut jobs = self.jobs.lock();
-        if jobs.idle <= jobs.waiting.len() && jobs.threads.len() < self.limit {
-            self.spawn(&mut jobs);
+        match self.workers.start(ImageIo { transfer, medium }) {
+            Ok(()) => Submitted::Pending,
+            Err(Refused::NoThread(job) | Refused::Full(job)) => {
+                Submitted::Done(job.transfer.carry_out_here(&job.medium))
+            }
         }
-        if jobs.threads.is_empty() {
-            drop(jobs);
-            return Submitted::Done(transfer.carry_out_here(&medium));
-        }
-        jobs.waiting.push_back((transfer, medium));
-        drop(jobs);
-        self.jobs.work.notify_one();
-        Submitted::Pending
     }
 
     /// Answers aborted tasks that no thread has begun with.
     pub(super) fn cancel_aborted(&self) {
-        let mut jobs = self.jobs.lock();
-        let (aborted, waiting): (VecDeque<Job>, _) =
-            jobs.waiting.drain(..).partition(|(transfer, _)| transfer.task.is_aborted());
-        jobs.waiting = waiting;
-        drop(jobs);
-        for (transfer, _) in aborted {
-            transfer.cancel().deliver();
-        }
-    }
-
-    fn spawn(&self, jobs: &mut Jobs) {
-        let shared = Arc::clone(&self.jobs);
-        let name = format!("image-io-{}", jobs.threads.len());
-        match Builder::new().name(name).spawn(move || shared.work()) {
-            Ok(thread) => jobs.threads.push(thread),
-            Err(error) => log::warn!("cannot start a thread for image I/O: {error}"),
-        }
+        self.workers.cancel_aborted();
     }
 }
 
-impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Jobs> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+impl Job for ImageIo {
+    fn carry_out(self) {
+        self.transfer.carry_out(&self.medium).deliver();
     }
 
-    fn work(&self) {
-        while let Some((transfer, medium)) = self.next() {
-            transfer.carry_out(&medium).deliver();
-        }
+    fn is_aborted(&self) -> bool {
+        self.transfer.task.is_aborted()
     }
 
-    fn next(&self) -> Option<Job> {
-        let mut jobs = self.lock();
-        loop {
-            if let Some(job) = jobs.waiting.pop_front() {
-                return Some(job);
-            }
-            if jobs.closed {
-                return None;
-            }
-            jobs.idle += 1;
-            jobs = self.work.wait(jobs).unwrap_or_else(PoisonError::into_inner);
-            jobs.idle -= 1;
-        }
-    }
-}
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        let mut jobs = self.jobs.lock();
-        jobs.closed = true;
-        let threads = std::mem::take(&mut jobs.threads);
-        drop(jobs);
-        self.jobs.work.notify_all();
-        for thread in threads {
-            if thread.join().is_err() {
-                log::error!("bug: an image I/O thread panicked");
-            }
-        }
+    fn cancel(self) {
+        self.transfer.cancel().deliver();
     }
 }
 

@@ -1,11 +1,6 @@
 //! Memory of our own for what passes between a medium and nobody's buffer, in a bounded amount.
-#![expect(unsafe_code, reason = "a backend takes segments of memory")]
 
-use std::ptr::NonNull;
-
-use libc::iovec;
-
-use crate::buffer::DataBuf;
+use crate::buffer::{self, DataBuf};
 
 /// As much of a medium as is held at a time, in bytes; a multiple of every block size.
 pub(super) const PIECE: u64 = 256 << 10;
@@ -47,12 +42,7 @@ impl Scratch {
 
     /// Lends its first `len` bytes to `with` as a buffer.
     pub(super) fn lend<T>(&mut self, len: u64, with: impl FnOnce(&mut DataBuf) -> T) -> T {
-        let bytes = self.first_mut(len);
-        let mut segment = iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-        // SAFETY: the segment and the bytes outlive the buffer, which ends here, and nobody else
-        // reaches either meanwhile.
-        let mut buf = unsafe { DataBuf::from_raw(NonNull::from(&mut segment), 1) };
-        with(&mut buf)
+        buffer::lend(self.first_mut(len), with)
     }
 }
 

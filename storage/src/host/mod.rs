@@ -5,15 +5,25 @@
 
 use std::fmt;
 use std::io;
-use std::path::Path;
 use std::time::Duration;
 
 use crate::buffer::DataBuf;
 use crate::scsi::status::Status;
 
 pub mod broker;
+pub mod filter;
+mod in_use;
 pub mod lent;
+mod open;
+pub mod privilege;
+pub mod privileged;
+pub mod sg;
+mod sys;
+pub mod sysfs;
+pub mod uevent;
 pub mod whole;
+
+pub use open::{OpenError, Options};
 
 /// A way to one logical unit of a device.
 pub trait ScsiHost: fmt::Debug + Send + Sync {
@@ -128,26 +138,4 @@ pub struct HostLimits {
     pub alignment: u32,
     /// Commands that the device takes at a time.
     pub queue_depth: u16,
-}
-
-/// Why a SCSI device of the host cannot be used: the predicate of a sentence about it.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The host does not open it.
-    #[error("cannot be opened: {0}")]
-    Open(io::Error),
-    /// It is something else.
-    #[error("is not a SCSI device")]
-    NotScsi,
-}
-
-impl OpenError {
-    /// What to do about the device at `path`, as a clause of its own.
-    #[must_use]
-    pub fn remedy(&self, _path: &Path) -> String {
-        match self {
-            OpenError::Open(_) => "correct the path, or change its permissions".into(),
-            OpenError::NotScsi => "name a /dev/sg or /dev/sd node".into(),
-        }
-    }
 }

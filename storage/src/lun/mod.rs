@@ -84,6 +84,11 @@ pub trait LogicalUnit: fmt::Debug + Send + Sync {
 /// Takes what the initiator of a logical unit should know without having asked. Called from any
 /// thread.
 pub trait UnitEvents: fmt::Debug + Send + Sync {
+    /// Target and number of the logical unit, for names and messages.
+    fn label(&self) -> String {
+        String::new()
+    }
+
     /// Establishes a unit attention condition.
     fn attention(&self, code: SenseCode);
 

@@ -9,6 +9,8 @@ pub struct SenseKey(pub u8);
 impl SenseKey {
     /// Nothing to tell.
     pub const NO_SENSE: SenseKey = SenseKey(0x0);
+    /// The command completed, with some trouble.
+    pub const RECOVERED_ERROR: SenseKey = SenseKey(0x1);
     /// The logical unit cannot be accessed.
     pub const NOT_READY: SenseKey = SenseKey(0x2);
     /// The medium, or the recorded data, is flawed.
@@ -63,6 +65,12 @@ impl SenseCode {
         Some(SenseCode::new(SenseKey(key & 0x0f), asc, ascq))
     }
 
+    /// Whether it tells of a unit attention condition.
+    #[must_use]
+    pub fn is_unit_attention(self) -> bool {
+        self.key == SenseKey::UNIT_ATTENTION
+    }
+
     /// Nothing to tell.
     pub const NO_SENSE: SenseCode = SenseCode::new(SenseKey::NO_SENSE, 0x00, 0x00);
     /// The logical unit is stopped until a START STOP UNIT starts it.
@@ -102,6 +110,8 @@ impl SenseCode {
     /// A field of the parameter list has a value that is not supported.
     pub const INVALID_FIELD_IN_PARAMETER_LIST: SenseCode =
         SenseCode::new(SenseKey::ILLEGAL_REQUEST, 0x26, 0x00);
+    /// There is no medium in the drive.
+    pub const MEDIUM_NOT_PRESENT: SenseCode = SenseCode::new(SenseKey::NOT_READY, 0x3a, 0x00);
     /// The mode page has no saved values.
     pub const SAVING_PARAMETERS_NOT_SUPPORTED: SenseCode =
         SenseCode::new(SenseKey::ILLEGAL_REQUEST, 0x39, 0x00);
@@ -111,6 +121,9 @@ impl SenseCode {
     /// The backing store is out of space (SBC-4, Resource exhaustion).
     pub const SPACE_ALLOCATION_FAILED_WRITE_PROTECT: SenseCode =
         SenseCode::new(SenseKey::DATA_PROTECT, 0x27, 0x07);
+    /// One of those that follow; which, nobody says.
+    pub const POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED: SenseCode =
+        SenseCode::new(SenseKey::UNIT_ATTENTION, 0x29, 0x00);
     /// The first command after power-on.
     pub const POWER_ON_OCCURRED: SenseCode = SenseCode::new(SenseKey::UNIT_ATTENTION, 0x29, 0x01);
     /// The whole target was reset.
@@ -122,9 +135,33 @@ impl SenseCode {
     /// The initiator was gone.
     pub const I_T_NEXUS_LOSS_OCCURRED: SenseCode =
         SenseCode::new(SenseKey::UNIT_ATTENTION, 0x29, 0x07);
+    /// A mode page changed, by somebody else.
+    pub const MODE_PARAMETERS_CHANGED: SenseCode =
+        SenseCode::new(SenseKey::UNIT_ATTENTION, 0x2a, 0x01);
+    /// The reservation is somebody else's.
+    pub const RESERVATIONS_PREEMPTED: SenseCode =
+        SenseCode::new(SenseKey::UNIT_ATTENTION, 0x2a, 0x03);
+    /// The reservation is nobody's any more.
+    pub const RESERVATIONS_RELEASED: SenseCode =
+        SenseCode::new(SenseKey::UNIT_ATTENTION, 0x2a, 0x04);
+    /// The registration was taken away.
+    pub const REGISTRATIONS_PREEMPTED: SenseCode =
+        SenseCode::new(SenseKey::UNIT_ATTENTION, 0x2a, 0x05);
+    /// A target port group is in another state.
+    pub const ASYMMETRIC_ACCESS_STATE_CHANGED: SenseCode =
+        SenseCode::new(SenseKey::UNIT_ATTENTION, 0x2a, 0x06);
     /// The number of blocks changed.
     pub const CAPACITY_DATA_HAS_CHANGED: SenseCode =
         SenseCode::new(SenseKey::UNIT_ATTENTION, 0x2a, 0x09);
+    /// There may be another medium.
+    pub const NOT_READY_TO_READY_CHANGE: SenseCode =
+        SenseCode::new(SenseKey::UNIT_ATTENTION, 0x28, 0x00);
+    /// Thin provisioning is about to run out of room.
+    pub const THIN_PROVISIONING_SOFT_THRESHOLD_REACHED: SenseCode =
+        SenseCode::new(SenseKey::UNIT_ATTENTION, 0x38, 0x07);
+    /// What INQUIRY says changed.
+    pub const INQUIRY_DATA_HAS_CHANGED: SenseCode =
+        SenseCode::new(SenseKey::UNIT_ATTENTION, 0x3f, 0x03);
     /// The logical unit runs another program than before.
     pub const MICROCODE_HAS_BEEN_CHANGED: SenseCode =
         SenseCode::new(SenseKey::UNIT_ATTENTION, 0x3f, 0x01);

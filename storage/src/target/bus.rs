@@ -514,6 +514,13 @@ struct Reporter {
 }
 
 impl UnitEvents for Reporter {
+    fn label(&self) -> String {
+        match self.address.lun {
+            Lun::Unit(number) => format!("{}-{number}", self.address.target),
+            _ => String::new(),
+        }
+    }
+
     fn attention(&self, code: SenseCode) {
         if let Some(unit) = self.unit.upgrade() {
             unit.attention.raise(code);

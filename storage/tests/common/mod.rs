@@ -4,6 +4,7 @@
 
 pub mod faulty;
 pub mod host;
+pub mod lane;
 pub mod recorder;
 pub mod seccomp;
 

@@ -7,6 +7,7 @@ use std::hash::Hash;
 use std::path::Path;
 
 use storage::lun::spec::Naa;
+use storage::scsi::designator::Designator;
 
 use super::media::MediumId;
 use super::problems::{Problems, Refusal};
@@ -38,6 +39,10 @@ pub(super) struct Use {
     pub(super) serial: Option<String>,
     /// Bytes of a logical block, where it is given.
     pub(super) block_size: Option<u32>,
+    /// Whether it is a SCSI device that is passed through.
+    pub(super) passthrough: bool,
+    /// The logical unit that the device must be.
+    pub(super) logical_unit: Option<Designator>,
 }
 
 impl Claims {
@@ -112,6 +117,10 @@ impl Claims {
         if used.shared && first.shared && unknown {
             return true;
         }
+        // Two ways to one logical unit, for a multipath in the guest.
+        if used.logical_unit.is_some() && used.logical_unit == first.logical_unit {
+            return true;
+        }
         let why = format!("used already at line {}", problems.line(*at));
         let refusal = Refusal::new(why, "give each medium a wwn of its own");
         problems.report(wwn.at, format!("controller.lun.wwn {}", wwn.value), &refusal);
@@ -123,7 +132,9 @@ impl Claims {
 fn disagreement(first: &Use, second: &Use) -> Option<&'static str> {
     let names = |used: &Use| Some((used.wwn?.value, used.serial.clone()?));
     let differ = |(first, second)| first != second;
-    if !(first.shared && second.shared) {
+    if first.passthrough || second.passthrough {
+        Some("give each LUN a device of its own")
+    } else if !(first.shared && second.shared) {
         Some("give each LUN an image of its own, or set shared and one wwn on both")
     } else if names(first).zip(names(second)).is_some_and(differ) {
         Some("it has one identity: give both the same wwn and serial")

@@ -2,7 +2,6 @@
 //!
 //! This file must not know how a LUN is described.
 
-use std::path::Path;
 use std::time::Duration;
 
 use arch::layout;
@@ -13,7 +12,7 @@ use super::lun::{self, Initiator};
 use super::machine::Machine;
 use super::problems::{Problems, Refusal};
 use super::tree::{Field, Placed, Table};
-use super::{keys, values};
+use super::{Surroundings, keys, values};
 use crate::irq;
 use crate::spec::{ControllerSpec, Transport};
 
@@ -25,11 +24,11 @@ const TMF_TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
 const OTHER_VECTORS: u16 = 3;
 const TRANSPORTS: [(&str, Transport); 2] = [("pci", Transport::Pci), ("mmio", Transport::Mmio)];
 
-/// Reads every `[[controller]]`. Relative paths are relative to `base`.
+/// Reads every `[[controller]]`.
 pub(super) fn controllers(
     tables: &Field<Vec<Table<'_>>>,
     machine: &Machine,
-    base: &Path,
+    around: Surroundings<'_>,
     claims: &mut Claims,
     problems: &mut Problems<'_>,
 ) -> Option<Vec<ControllerSpec>> {
@@ -45,7 +44,7 @@ pub(super) fn controllers(
     let ids = ids(tables, &mut claims.controllers, problems);
     let mut specs = Vec::new();
     for (table, id) in tables.iter().zip(ids) {
-        specs.push(controller(table, id, machine, base, claims, problems));
+        specs.push(controller(table, id, machine, around, claims, problems));
     }
     check_places(tables, &specs, problems);
     specs.into_iter().collect()
@@ -76,7 +75,7 @@ fn controller(
     table: &Table<'_>,
     id: Option<String>,
     machine: &Machine,
-    base: &Path,
+    around: Surroundings<'_>,
     claims: &mut Claims,
     problems: &mut Problems<'_>,
 ) -> Option<ControllerSpec> {
@@ -89,7 +88,7 @@ fn controller(
     let tmf_timeout = table.read("tmf_timeout", values::duration, problems);
     let luns = table.tables("lun", &keys::LUN, problems);
     let initiator = Initiator { guest: machine.uuid, controller: id.as_deref() };
-    let luns = lun::luns(luns.or(Vec::new()), &initiator, base, claims, problems);
+    let luns = lun::luns(luns.or(Vec::new()), &initiator, around, claims, problems);
     let vcpus = machine.vcpus.map_or(1, |vcpus| u16::from(vcpus.value));
     Some(ControllerSpec {
         transport: transport.or(Transport::default())?,

@@ -13,7 +13,7 @@ use super::media::{self, MediumId};
 use super::problems::{Problems, Refusal};
 use super::tree::{Field, Placed, Table};
 use super::values::Sharing;
-use super::{identity, keys, values};
+use super::{identity, values};
 
 const WRITE_CACHES: [(&str, WriteCache); 2] =
     [("back", WriteCache::Back), ("through", WriteCache::Through)];
@@ -44,6 +44,7 @@ pub(super) fn spec(
         wwn,
         serial,
         block_size: spec.block_size,
+        ..Use::default()
     };
     claims.lun(&claim, || named(&spec.backing), problems);
     // Something was put in place of whatever is refused.
@@ -86,7 +87,6 @@ fn options(
 }
 
 fn medium(table: &Table<'_>, base: &Path, problems: &mut Problems<'_>) -> Option<Placed<Backing>> {
-    one_backing(table, problems);
     let path = |value: &_| values::path(value).map(|path| base.join(path));
     let image = |value: &_| path(value).map(Backing::RawImage);
     let image = table.read("image", image, problems);
@@ -97,19 +97,6 @@ fn medium(table: &Table<'_>, base: &Path, problems: &mut Problems<'_>) -> Option
         problems.report(format, "controller.lun.format", &Refusal::new(why, "remove it"));
     }
     image.given().or(block.given())
-}
-
-fn one_backing(table: &Table<'_>, problems: &mut Problems<'_>) {
-    let backings: Vec<&str> = keys::BACKINGS.into_iter().filter(|key| table.has(key)).collect();
-    let refusal = match backings.as_slice() {
-        [_] => return,
-        [] => Refusal::new("nothing holds its data", "add image or block"),
-        several => Refusal::new(
-            format!("{} exclude each other", several.join(" and ")),
-            "keep one of them",
-        ),
-    };
-    problems.report(table.at(), table.header(), &refusal);
 }
 
 /// The key that names a medium.

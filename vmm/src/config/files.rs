@@ -103,6 +103,20 @@ pub(super) fn socket(path: &Path) -> Result<(), Refusal> {
     room_for(path)
 }
 
+/// The Unix socket of a program that serves.
+pub(super) fn service(path: &Path) -> Result<(), Refusal> {
+    let metadata = look(path)?;
+    if !metadata.file_type().is_socket() {
+        return Err(wrong_kind(path, &metadata, "name the socket of a broker"));
+    }
+    access(path, libc::W_OK).map_err(|error| refused(path, &error))?;
+    if console::is_in_use(path).is_ok_and(|used| !used) {
+        let why = format!("nobody serves {}", path.display());
+        return Err(Refusal::new(why, "start the broker"));
+    }
+    Ok(())
+}
+
 /// Whether something can be made at `path`.
 fn room_for(path: &Path) -> Result<(), Refusal> {
     let directory = match path.parent() {

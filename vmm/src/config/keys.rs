@@ -114,24 +114,61 @@ pub(super) static LUN: Section = Section {
         ("vendor", Served),
         ("product", Served),
         ("revision", Served),
-        ("passthrough", NotYet),
+        ("passthrough", Served),
         ("iscsi", NotYet),
         ("cdrom", NotYet),
-        ("expect", NotYet),
-        ("policy", NotYet),
-        ("allow", NotYet),
-        ("deny", NotYet),
-        ("timeout", NotYet),
-        ("path_timeout", NotYet),
-        ("queue_depth", NotYet),
-        ("shared_nexus", NotYet),
-        ("force", NotYet),
-        ("broker", NotYet),
+        ("expect", Served),
+        ("policy", Served),
+        ("allow", Served),
+        ("deny", Served),
+        ("timeout", Served),
+        ("path_timeout", Served),
+        ("queue_depth", Served),
+        ("shared_nexus", Served),
+        ("force", Served),
+        ("broker", Served),
     ],
 };
 
 /// The keys of a LUN that say what holds its data; a LUN has exactly one of them.
 pub(super) const BACKINGS: [&str; 5] = ["image", "block", "passthrough", "iscsi", "cdrom"];
+
+/// A key that does not go with what holds a LUN's data: its name, why, and what to do.
+pub(super) type Foreign = (&'static str, &'static str, &'static str);
+
+/// Keys of emulated disks, and why a passthrough LUN has them not.
+pub(super) const OF_DISKS: [Foreign; 11] = [
+    ("format", "a device is passed through as it is", "remove it"),
+    (
+        "shared",
+        "whether others use a device is a matter of its nexus",
+        "remove it; shared_nexus \
+      lets others use the nexus too",
+    ),
+    ("direct", "commands never go through the host's page cache", "remove it"),
+    ("write_cache", "the device has its own", "remove it, and set it on the host"),
+    ("discard", "the device itself answers UNMAP", "remove it; deny = [\"42\"] refuses UNMAP"),
+    ("block_size", "the device has its own", "remove it"),
+    ("physical_block_size", "the device has its own", "remove it"),
+    ("rotational", "the device says it itself", "remove it"),
+    ("vendor", "the device's own is shown", "remove it; serial and wwn can be replaced"),
+    ("product", "the device's own is shown", "remove it; serial and wwn can be replaced"),
+    ("revision", "the device's own is shown", "remove it; serial and wwn can be replaced"),
+];
+
+/// Keys of passthrough LUNs, and why an emulated disk has them not.
+pub(super) const OF_PASSTHROUGH: [Foreign; 10] = [
+    ("expect", "an emulated disk has the designator that it is given", "write wwn instead"),
+    ("policy", "no command reaches a device of the host", "remove it, or set read_only = true"),
+    ("allow", "no command reaches a device of the host", "remove it"),
+    ("deny", "no command reaches a device of the host", "remove it, or set read_only = true"),
+    ("timeout", "no command reaches a device of the host", "remove it"),
+    ("path_timeout", "no command reaches a device of the host", "remove it"),
+    ("queue_depth", "no command reaches a device of the host", "remove it"),
+    ("shared_nexus", "no nexus of the host is used", "remove it, or write shared"),
+    ("force", "a medium that is in use is always refused", "remove it, and end that use"),
+    ("broker", "nothing that an emulated disk does needs privilege", "remove it"),
+];
 
 impl Section {
     /// How far `key` is served, if it exists.
@@ -216,5 +253,7 @@ mod tests {
             }
         }
         assert!(BACKINGS.iter().all(|key| LUN.support(key).is_some()));
+        let foreign = OF_DISKS.iter().chain(&OF_PASSTHROUGH);
+        assert!(foreign.into_iter().all(|(key, ..)| LUN.support(key).is_some()));
     }
 }

@@ -4,15 +4,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
-use std::path::Path;
 
-use storage::lun::spec::{DiskSpec, LunSpec, Naa};
+use storage::lun::spec::{LunSpec, Naa};
 use uuid::Uuid;
 
 use super::claims::{Claim, Claims};
 use super::problems::{Problems, Refusal};
 use super::tree::{Field, Placed, Table};
-use super::{disk, identity, values};
+use super::{Surroundings, disk, identity, keys, passthrough, values};
 use crate::spec::AddressedLun;
 
 const LUN_MAX: u16 = 16383;
@@ -34,11 +33,11 @@ impl Initiator<'_> {
 /// Target and logical unit number.
 type Address = (u8, u16);
 
-/// Reads the LUNs of one controller. Relative paths are relative to `base`.
+/// Reads the LUNs of one controller.
 pub(super) fn luns(
     tables: Option<Vec<Table<'_>>>,
     initiator: &Initiator<'_>,
-    base: &Path,
+    around: Surroundings<'_>,
     claims: &mut Claims,
     problems: &mut Problems<'_>,
 ) -> Option<Vec<AddressedLun>> {
@@ -46,15 +45,73 @@ pub(super) fn luns(
     let addresses = addresses(&tables, problems);
     let mut luns = Vec::new();
     for (table, address) in tables.iter().zip(addresses) {
-        let spec = disk::spec(table, initiator.wwn(address), base, claims, problems);
+        let spec = spec(table, initiator.wwn(address), around, claims, problems);
         luns.push(addressed(address, spec));
     }
     luns.into_iter().collect()
 }
 
-fn addressed(address: Option<Address>, spec: Option<DiskSpec>) -> Option<AddressedLun> {
+fn addressed(address: Option<Address>, spec: Option<LunSpec>) -> Option<AddressedLun> {
     let (target, lun) = address?;
-    Some(AddressedLun { target, lun, spec: LunSpec::Disk(spec?) })
+    Some(AddressedLun { target, lun, spec: spec? })
+}
+
+/// Reads what is behind a number, whose designator is `derived` where it is derived.
+fn spec(
+    table: &Table<'_>,
+    derived: Option<Naa>,
+    around: Surroundings<'_>,
+    claims: &mut Claims,
+    problems: &mut Problems<'_>,
+) -> Option<LunSpec> {
+    let backings: Vec<&str> = keys::BACKINGS.into_iter().filter(|key| table.has(key)).collect();
+    let mut disk = |problems: &mut _| disk::spec(table, derived, around.base, claims, problems);
+    match backings.as_slice() {
+        ["image" | "block"] => {
+            refuse(table, &keys::OF_PASSTHROUGH, backings[0], problems);
+            disk(problems).map(LunSpec::Disk)
+        }
+        ["passthrough"] => {
+            refuse(table, &keys::OF_DISKS, "passthrough", problems);
+            passthrough::spec(table, around, claims, problems).map(LunSpec::Passthrough)
+        }
+        several => {
+            not_one(table, several, problems);
+            // Neither is right, and what is wrong by itself is told all the same.
+            let _ = disk(problems);
+            let _ = passthrough::spec(table, around, claims, problems);
+            None
+        }
+    }
+}
+
+/// Reports that a LUN has several backings, or none; one that is not served has been reported.
+fn not_one(table: &Table<'_>, backings: &[&str], problems: &mut Problems<'_>) {
+    let refusal = match backings {
+        [] => Refusal::new("nothing holds its data", "add image, block or passthrough"),
+        [_] => return,
+        several => Refusal::new(
+            format!("{} exclude each other", several.join(" and ")),
+            "keep one of them",
+        ),
+    };
+    problems.report(table.at(), table.header(), &refusal);
+}
+
+/// Reports the keys of `table` that do not go with its `backing`.
+fn refuse(
+    table: &Table<'_>,
+    foreign: &[keys::Foreign],
+    backing: &str,
+    problems: &mut Problems<'_>,
+) {
+    let line = problems.line(table.place(backing).unwrap_or(table.at()));
+    for (key, why, remedy) in foreign {
+        if let Some(at) = table.place(key) {
+            let what = format!("controller.lun.{key} with the {backing} at line {line}");
+            problems.report(at, what, &Refusal::new(*why, *remedy));
+        }
+    }
 }
 
 /// The address of each LUN: as it is given, and the smallest number that is free on its target

@@ -33,6 +33,17 @@ impl MediumId {
     pub(super) fn at(path: &Path) -> Option<MediumId> {
         fs::metadata(path).ok().as_ref().map(MediumId::of)
     }
+
+    /// That of the SCSI device of which a node is at `path`, the same for all its nodes.
+    pub(super) fn of_device(path: &Path) -> Option<MediumId> {
+        let metadata = fs::metadata(path).ok()?;
+        let number = format!("{}:{}", libc::major(metadata.rdev()), libc::minor(metadata.rdev()));
+        let device = Path::new("/sys/dev/char").join(number).join("device");
+        match metadata.file_type().is_char_device() {
+            true => behind(&device).or(Some(MediumId::of(&metadata))),
+            false => Some(MediumId::of(&metadata)),
+        }
+    }
 }
 
 /// File systems of networks and clusters by their magic numbers (linux/magic.h,
@@ -83,6 +94,15 @@ pub(super) fn cannot_discard(id: MediumId) -> bool {
         MediumId::File(..) => false,
         MediumId::Device(number) => lacks_discard(&in_sysfs(number)),
     }
+}
+
+/// The SCSI device at `device` in sysfs: its block device, where it has one.
+fn behind(device: &Path) -> Option<MediumId> {
+    let block = fs::read_dir(device.join("block")).ok().and_then(|mut disks| disks.next()?.ok());
+    let Some(block) = block else { return MediumId::at(device) };
+    let number = fs::read_to_string(block.path().join("dev")).ok()?;
+    let (major, minor) = number.trim().split_once(':')?;
+    Some(MediumId::Device(libc::makedev(major.parse().ok()?, minor.parse().ok()?)))
 }
 
 /// Whether the block device at `device` in sysfs, or the disk that it is a partition of, says that
@@ -158,6 +178,20 @@ mod tests {
         {
             assert_eq!(lacks_discard(&sys.path().join(device)), lacks, "{device}");
         }
+    }
+
+    #[test]
+    fn a_scsi_device_is_its_block_device_where_it_has_one() {
+        let sys = TempDir::new().unwrap();
+        let (disk, tape) = (sys.path().join("0:0:0:0"), sys.path().join("0:0:1:0"));
+        fs::create_dir_all(disk.join("block/sda")).unwrap();
+        fs::write(disk.join("block/sda/dev"), "8:16\n").unwrap();
+        fs::create_dir(&tape).unwrap();
+        symlink(&tape, sys.path().join("link")).unwrap();
+        assert_eq!(behind(&disk), Some(MediumId::Device(libc::makedev(8, 16))));
+        assert!(behind(&tape).is_some());
+        assert_eq!(behind(&tape), behind(&sys.path().join("link")));
+        assert_eq!(behind(&sys.path().join("none")), None);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The configuration: one TOML file read into a [`GuestSpec`], or every problem of it at once.
 //!
 //! toml's spanned tree ([`tree`]) is checked against the tables of keys ([`keys`]) and walked
-//! section by section ([`machine`], [`boot`], [`console`], [`controller`], [`lun`], [`disk`]); each
-//! value goes through a reader ([`values`], [`files`]), what may be used once is claimed
+//! section by section ([`machine`], [`boot`], [`console`], [`controller`], [`lun`], [`disk`],
+//! [`passthrough`]); each value goes through a reader ([`values`], [`files`]), what may be used once is claimed
 //! ([`claims`]), and whatever is refused joins one list ([`problems`]). What the file leaves open
 //! is derived ([`identity`]). Last, what the host has is held against all of it ([`capacity`]).
 //!
@@ -20,6 +20,7 @@ mod keys;
 mod lun;
 mod machine;
 mod media;
+mod passthrough;
 mod problems;
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,15 @@ use self::problems::{Problems, Refusal};
 use self::tree::Table;
 use crate::host::Host;
 use crate::spec::GuestSpec;
+
+/// Where a configuration is read.
+#[derive(Clone, Copy, Debug)]
+struct Surroundings<'a> {
+    /// What relative paths are relative to.
+    base: &'a Path,
+    /// The host that has the devices.
+    host: &'a Host,
+}
 
 /// Reads the guest that the file at `path` describes, and checks whether `host` can run it. The
 /// paths in it that are relative are relative to the file.
@@ -88,7 +98,9 @@ fn guest(
     let console = root.table_or("console", &keys::CONSOLE, &nothing, problems);
     let serial = console::serial(&console, base, &mut claims, problems);
     let controllers = root.tables("controller", &keys::CONTROLLER, problems);
-    let controllers = controller::controllers(&controllers, &machine, base, &mut claims, problems);
+    let around = Surroundings { base, host };
+    let controllers =
+        controller::controllers(&controllers, &machine, around, &mut claims, problems);
 
     capacity::machine(&machine, boot.as_ref(), host, problems);
     let guest = GuestSpec {

@@ -4,6 +4,7 @@ mod anything;
 mod controllers;
 mod examples;
 mod hosts;
+mod passthrough;
 mod refusals;
 
 use std::fs;
@@ -23,6 +24,7 @@ fn plenty() -> Host {
         kvm: Ok(Kvm { vcpus: 64, physical_bits: 46 }),
         memory: Some(Memory { total: 1 << 41, available: 1 << 40, huge_pages: 1 << 20 }),
         descriptors: Descriptors { limit: 1 << 20, open: 3 },
+        device: |_| Ok(()),
     }
 }
 

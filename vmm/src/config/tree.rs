@@ -177,6 +177,33 @@ impl<'a> Table<'a> {
         }
     }
 
+    /// Reads each value of the array at `key` by `parse`, and reports all that it refuses.
+    pub(super) fn read_each<T>(
+        &self,
+        key: &'static str,
+        parse: impl Fn(&'a DeValue<'a>) -> Result<T, Refusal>,
+        problems: &mut Problems<'_>,
+    ) -> Field<Vec<T>> {
+        let no_array = || Refusal::new("not an array", "write the values in [ ]");
+        let array = self.read(key, |value| value.as_array().ok_or_else(no_array), problems);
+        let Field::Given(Placed { at, value: elements }) = array else {
+            return array.map(|_| Vec::new());
+        };
+        let mut read = |element: &'a toml::Spanned<DeValue<'a>>| {
+            let value = element.get_ref();
+            let report = |why| {
+                problems.report(element.span().start, self.assignment(key, value), &why);
+            };
+            parse(value).map_err(report).ok()
+        };
+        // Not by collecting at once, which would stop at the first.
+        let elements: Vec<Option<T>> = elements.iter().map(&mut read).collect();
+        match elements.into_iter().collect() {
+            Some(value) => Field::Given(Placed { at, value }),
+            None => Field::Refused,
+        }
+    }
+
     /// Opens the table at `section`'s key.
     pub(super) fn table(
         &self,

@@ -7,7 +7,9 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use storage::lun::passthrough::policy::CommandPattern;
 use storage::lun::spec::{Ascii, Identity, Naa, is_printable};
+use storage::scsi::designator::Designator;
 use toml::de::{DeInteger, DeValue};
 use uuid::Uuid;
 
@@ -26,6 +28,8 @@ pub(super) enum Sharing {
 
 /// The longest kernel command line, in bytes: Linux' `COMMAND_LINE_SIZE` on x86 without its NUL.
 const CMDLINE_MAX: usize = 2047;
+/// The longest time that can be written.
+const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// The longest name, in characters.
 const NAME_MAX: usize = 64;
 
@@ -109,14 +113,21 @@ pub(super) fn sharing(value: &DeValue<'_>) -> Result<Sharing, Refusal> {
 
 /// A time: a string of digits and one of ms, s, m, h.
 pub(super) fn duration(value: &DeValue<'_>) -> Result<Duration, Refusal> {
-    const MOST: Duration = Duration::from_secs(24 * 60 * 60);
     let form = "write a string such as \"60s\" (ms, s, m or h)";
     let duration = value.as_str().and_then(duration_of_text);
     let duration = duration.ok_or_else(|| Refusal::new("not a time", form))?;
-    if duration.is_zero() || duration > MOST {
+    if duration.is_zero() || duration > DURATION_MAX {
         return Err(Refusal::new("out of range", "write a time from \"1ms\" to \"24h\""));
     }
     Ok(duration)
+}
+
+/// As [`duration`], or no time at all.
+pub(super) fn duration_or_none(value: &DeValue<'_>) -> Result<Duration, Refusal> {
+    let nothing = |integer| unsigned(integer) == Some(0);
+    let zero = value.as_integer().is_some_and(nothing)
+        || value.as_str().and_then(duration_of_text).is_some_and(|time| time.is_zero());
+    if zero { Ok(Duration::ZERO) } else { duration(value) }
 }
 
 fn duration_of_text(text: &str) -> Option<Duration> {
@@ -208,6 +219,18 @@ pub(super) fn uuid(value: &DeValue<'_>) -> Result<Uuid, Refusal> {
 /// An NAA designator.
 pub(super) fn naa(value: &DeValue<'_>) -> Result<Naa, Refusal> {
     Naa::parse(text(value)?).map_err(|why| Refusal::new("not a WWN", format!("it {why}")))
+}
+
+/// A designator of any type that names something uniquely.
+pub(super) fn designator(value: &DeValue<'_>) -> Result<Designator, Refusal> {
+    let designator = text(value)?.parse::<Designator>();
+    designator.map_err(|why| Refusal::new("not a designator", format!("it {why}")))
+}
+
+/// Some commands.
+pub(super) fn commands(value: &DeValue<'_>) -> Result<CommandPattern, Refusal> {
+    let pattern = text(value)?.parse::<CommandPattern>();
+    pattern.map_err(|why| Refusal::new("names no command", format!("it {why}")))
 }
 
 /// A text for an ASCII data field of `N` bytes.
@@ -314,6 +337,12 @@ mod tests {
         ] {
             let expected = milliseconds.map(Duration::from_millis);
             assert_eq!(parse(toml, duration), expected, "{toml}");
+        }
+        for (toml, milliseconds) in
+            [("0", Some(0)), ("'0s'", Some(0)), ("'2ms'", Some(2)), ("1", None), ("'25h'", None)]
+        {
+            let expected = milliseconds.map(Duration::from_millis);
+            assert_eq!(parse(toml, duration_or_none), expected, "{toml}");
         }
     }
 

@@ -78,11 +78,12 @@ fn addresses_and_media() {
         ),
         (
             "{BOOT}[[controller]]\n[[controller.lun]]",
-            "4:1: [[controller.lun]]: nothing holds its data; add image or block",
+            "4:1: [[controller.lun]]: nothing holds its data; add image, block \
+             or passthrough",
         ),
         (
-            "{BOOT}[[controller]]\n[[controller.lun]]\npassthrough = '/dev/sg0'",
-            "5:1: controller.lun.passthrough: not supported yet; remove it",
+            "{BOOT}[[controller]]\n[[controller.lun]]\niscsi = 'iscsi://192.0.2.1/iqn/1'",
+            "5:1: controller.lun.iscsi: not supported yet; remove it",
         ),
         (
             "{BOOT}{LUN}format = 'qcow2'",

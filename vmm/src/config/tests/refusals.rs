@@ -344,7 +344,8 @@ fn dotted_keys_and_inline_tables_have_their_places() {
         ("boot = { cmdline = 'x' }\n{LUN}", "1:8: boot.kernel: missing; add the path of a kernel"),
         (
             "controller = [{ lun = [{ image = 'a.raw' }, { }] }]\n{BOOT}",
-            "1:45: [[controller.lun]]: nothing holds its data; add image or block",
+            "1:45: [[controller.lun]]: nothing holds its data; add image, block or \
+             passthrough",
         ),
         (
             "controller = [{ lun = [{ image = 'a.raw', lum = 1 }] }]\n{BOOT}",
@@ -412,7 +413,8 @@ serial = { file = 'no/log' }
          no such file; create it, or correct the path",
         "guest1.toml:6:7: controller.lun.wwn = \"x\": not a WWN; \
          it must be 16 hex digits that begin with 2, 3 or 5, or 32 that begin with 6",
-        "guest1.toml:7:1: [[controller.lun]]: nothing holds its data; add image or block",
+        "guest1.toml:7:1: [[controller.lun]]: nothing holds its data; add image, block or \
+             passthrough",
         "guest1.toml:9:1: boot.kernel: missing; add the path of a kernel",
         "guest1.toml:10:1: unknown key \"kernl\" in [boot]: it would have no effect; \
          did you mean \"kernel\"?",
