@@ -3,6 +3,7 @@
 //! A serial port is slow, and an emulated one slower: what the guest's script prints travels on a
 //! disk.
 
+use std::env;
 use std::fs;
 use std::io::Result;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,17 @@ pub enum Monitor {
     Vmm,
     /// The QEMU that is installed.
     Qemu,
+}
+
+impl Monitor {
+    /// `vmm`, unless `VMM_MONITOR=qemu` asks to see what QEMU does differently.
+    #[must_use]
+    pub fn chosen() -> Monitor {
+        match env::var("VMM_MONITOR").as_deref() {
+            Ok("qemu") => Monitor::Qemu,
+            _ => Monitor::Vmm,
+        }
+    }
 }
 
 /// A guest to be, with the devices that it will have: the logical units of target 0, from 0 on.
@@ -60,7 +72,7 @@ impl Machine {
         let lines = format!("target = 1\nlun = 0\nwwn = \"{OUTPUT_WWN}\"");
         let output = guest.lun("output.img", OUTPUT_SIZE, &lines)?;
         let lines = format!("target = 1\nlun = 1\nread_only = true\nwwn = \"{STEPS_WWN}\"");
-        let steps = guest.lun("steps.img", 8 * BLOCK as u64, &lines)?;
+        let steps = guest.lun("steps.img", 1 << 20, &lines)?;
         Ok(Machine { monitor, guest, nodes: Vec::new(), vhost: None, output, steps })
     }
 

@@ -6,14 +6,14 @@ use std::fmt::Display;
 use std::io::Result;
 
 use tempfile::TempDir;
-use tests::passthrough::Machine;
+use tests::passthrough::{Machine, Monitor};
 use tests::scsi::command::{Command, Completion, send_all};
 use tests::scsi::device::Device;
 use tests::scsi::gadget::{Gadget, Medium};
 use tests::scsi::lio::{Port, Storage};
 use tests::scsi::scsi_debug::ScsiDebug;
 
-use crate::common::{Loop4096, MIB, REPLAY, empty_file, monitor};
+use crate::common::{Loop4096, MIB, REPLAY, empty_file};
 
 // ---- commands ------------------------------------------------------------------------------------
 
@@ -196,7 +196,7 @@ impl Subject {
 /// Sends every subject its commands, on the host and in a guest, and returns what the guest was
 /// not told as it should have been.
 fn differences(subjects: &[Subject]) -> Result<String> {
-    let mut machine = Machine::new(monitor())?;
+    let mut machine = Machine::new(Monitor::chosen())?;
     let (mut script, mut host) = (String::new(), Vec::new());
     for (lun, subject) in subjects.iter().enumerate() {
         host.push(subject.on_the_host()?);

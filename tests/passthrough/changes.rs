@@ -4,13 +4,13 @@ use std::io::Result;
 use std::thread::sleep;
 use std::time::Duration;
 
-use tests::passthrough::Machine;
+use tests::passthrough::{Machine, Monitor};
 use tests::running::Running;
 use tests::scsi::device::{self, Device};
 use tests::scsi::lio::{Port, Storage};
 use tests::scsi::scsi_debug::ScsiDebug;
 
-use crate::common::{MIB, monitor};
+use crate::common::MIB;
 
 /// LUN 0 hangs, LUN 1 is taken away and given back, LUN 2 becomes another one.
 const SCRIPT: &str = "
@@ -74,7 +74,7 @@ fn devices_that_hang_vanish_or_change_harm_nobody_else() -> Result<()> {
     std::fs::write(devices[1].block(), [&b"first"[..], &[0; 507]].concat())?;
     std::fs::write(other.devices()?[0].block(), [&b"other"[..], &[0; 507]].concat())?;
 
-    let mut machine = Machine::new(monitor())?;
+    let mut machine = Machine::new(Monitor::chosen())?;
     machine.guest().memory(512);
     machine.pass(&debug.device().block(), "");
     machine.pass(&devices[0].block(), "");

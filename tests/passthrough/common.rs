@@ -1,27 +1,17 @@
 //! What the tests of this program share.
 
-use std::env;
 use std::fs::File;
 use std::io::Result;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use tests::host;
-use tests::passthrough::Monitor;
 
 /// The program that sends commands in a guest.
 pub const REPLAY: &str = env!("CARGO_BIN_EXE_replay");
 
 /// Bytes.
 pub const MIB: u64 = 1 << 20;
-
-/// What runs the guests.
-pub fn monitor() -> Monitor {
-    match env::var("VMM_MONITOR").as_deref() {
-        Ok("qemu") => Monitor::Qemu,
-        _ => Monitor::Vmm,
-    }
-}
 
 /// An empty file of `size` bytes in a folder.
 pub fn empty_file(folder: &TempDir, name: &str, size: u64) -> Result<PathBuf> {

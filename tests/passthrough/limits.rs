@@ -6,11 +6,11 @@ use std::os::unix::fs::FileExt;
 
 use tempfile::TempDir;
 use tests::image::{pattern, sha256};
-use tests::passthrough::Machine;
+use tests::passthrough::{Machine, Monitor};
 use tests::scsi::command::Command;
 use tests::scsi::gadget::{Gadget, Medium};
 
-use crate::common::{Loop4096, MIB, REPLAY, empty_file, monitor};
+use crate::common::{Loop4096, MIB, REPLAY, empty_file};
 
 /// READ(10) of `bytes` from the beginning of a disk.
 fn read(bytes: usize, block: usize) -> Command {
@@ -57,7 +57,7 @@ fn large_transfers_work_on_a_host_that_carries_little() -> Result<()> {
     }
     let large = Loop4096::new(&files[1])?;
     let gadget = Gadget::new(&[Medium::Disk(&files[0]), Medium::Disk(large.path())])?;
-    let mut machine = Machine::new(monitor())?;
+    let mut machine = Machine::new(Monitor::chosen())?;
     let written = pattern(9, 256 << 10);
     for (lun, (device, block)) in gadget.devices().iter().zip([512, 4096]).enumerate() {
         device.set("max_sectors", "512")?;

@@ -2,13 +2,13 @@
 
 use std::io::Result;
 
-use tests::passthrough::Machine;
+use tests::passthrough::{Machine, Monitor};
 use tests::scsi::gadget::{Gadget, Medium};
 use tests::scsi::lio::{Port, Storage};
 
 use tempfile::TempDir;
 
-use crate::common::{MIB, empty_file, monitor};
+use crate::common::{MIB, empty_file};
 
 /// fio on every disk at once; its report is long.
 const VERIFY: &str = "
@@ -31,7 +31,7 @@ fn what_fio_writes_it_reads_again() -> Result<()> {
     let storage = [Storage::memory("one", 32 * MIB)?, Storage::memory("two", 32 * MIB)?];
     let [one, two] = &storage;
     let port = Port::loopback("naa.5001405000000001", "naa.50014050000000a1", &[one, two])?;
-    let mut machine = Machine::new(monitor())?;
+    let mut machine = Machine::new(Monitor::chosen())?;
     machine.guest().memory(512);
     for device in gadget.devices().iter().chain(&port.devices()?) {
         machine.pass(&device.block(), "");

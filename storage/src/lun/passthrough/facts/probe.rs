@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{ExamineError, Facts};
+use super::{ExamineError, Facts, is_inquiry};
 use crate::buffer;
 use crate::host::{Completion, Data, HostStatus, Request, ScsiHost};
 use crate::scsi::mode;
@@ -124,9 +124,8 @@ impl<'a> Probe<'a> {
     /// with its standard INQUIRY data, which looks like it.
     pub(super) fn page_list(&mut self, inquiry: &[u8]) -> Result<Option<Vec<u8>>, ExamineError> {
         let Some(page) = self.vpd(PageCode::SUPPORTED_PAGES)? else { return Ok(None) };
-        let likeness = page.len().min(inquiry.len());
-        let is_inquiry = likeness > 8 && page.get(..likeness) == inquiry.get(..likeness);
-        Ok(page.get(4..).filter(|_| !is_inquiry).map(<[u8]>::to_vec))
+        let list = page.get(4..).filter(|_| !is_inquiry(&page, inquiry));
+        Ok(list.map(<[u8]>::to_vec))
     }
 
     /// A VPD page that the device lists, as long as it says and is.

@@ -152,12 +152,15 @@ impl Edit {
         }
     }
 
-    /// The allocation length with which the whole page comes, one that old devices take where the
-    /// initiator's is no longer.
+    /// The allocation length with which the whole response comes; one that old devices take,
+    /// where the initiator's is no longer.
     fn whole(self, allocation_length: u16) -> u16 {
-        const LONG_ENOUGH: u16 = 252;
+        const OLD_ALLOCATION: u16 = 252;
+        const LONGEST_LIST: u16 = 260;
         match self {
-            Edit::PageList | Edit::BlockLimits => allocation_length.max(LONG_ENOUGH),
+            Edit::PageList | Edit::BlockLimits => {
+                allocation_length.clamp(OLD_ALLOCATION, LONGEST_LIST)
+            }
             _ => allocation_length,
         }
     }
