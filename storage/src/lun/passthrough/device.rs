@@ -4,6 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::presence::Place;
+use crate::host::broker::Broker;
+use crate::host::privileged::Privileged;
 use crate::host::sg::SgDevice;
 use crate::host::{OpenError, Options, ScsiHost};
 use crate::lun::spec::PassthroughSpec;
@@ -25,7 +27,8 @@ impl Device {
     pub fn open(spec: &PassthroughSpec, path: &Path) -> Result<Device, OpenError> {
         let device = SgDevice::open(path, &options(spec))?;
         let place = Place::of(&device);
-        Ok(Device { host: Arc::new(device), place })
+        let broker = spec.broker.as_deref().map(Broker::new).map(Arc::new);
+        Ok(Device { host: Arc::new(Privileged::new(Arc::new(device), broker)), place })
     }
 }
 

@@ -155,8 +155,13 @@ fn refused(error: &io::Error, len: u32) -> Ending {
         libc::ENOTCONN | libc::ENOLINK | libc::EHOSTUNREACH => {
             Ending::no_path(ServiceResponse::TransportFailure)
         }
-        // The host was short of something, and did nothing.
-        libc::ENOMEM | libc::EAGAIN | libc::EBUSY | libc::ENOBUFS => status(Status::BUSY),
+        // The host was short of something, as of a broker, and did nothing.
+        libc::ENOMEM
+        | libc::EAGAIN
+        | libc::EBUSY
+        | libc::ENOBUFS
+        | libc::ENOENT
+        | libc::ECONNREFUSED => status(Status::BUSY),
         // An sg node has a queue of its own.
         libc::EDOM => status(Status::TASK_SET_FULL),
         libc::EBADE => status(Status::RESERVATION_CONFLICT),
@@ -178,7 +183,6 @@ fn refused_by_kind(error: &io::Error, len: u32) -> Ending {
             Ending::told(Response::check_condition(SenseCode::INVALID_COMMAND_OPERATION_CODE, len))
         }
         io::ErrorKind::NotConnected
-        | io::ErrorKind::ConnectionRefused
         | io::ErrorKind::ConnectionReset
         | io::ErrorKind::ConnectionAborted
         | io::ErrorKind::BrokenPipe

@@ -27,8 +27,8 @@ impl Rule {
         self.ruling != Ruling::Refuse
     }
 
-    fn withhold(&mut self, carries: bool) {
-        if matches!(self.ruling, Ruling::Forward(_)) && !carries {
+    fn withhold(&mut self, carries: impl FnOnce() -> bool) {
+        if matches!(self.ruling, Ruling::Forward(_)) && !carries() {
             *self = Rule::REFUSED;
         }
     }
@@ -61,9 +61,9 @@ impl Slot {
     }
 
     pub(super) fn withhold(&mut self, carries: impl Fn(Option<u16>) -> bool) {
-        self.others.withhold(carries(None));
+        self.others.withhold(|| carries(None));
         for (action, rule) in &mut self.actions {
-            rule.withhold(carries(Some(*action)));
+            rule.withhold(|| carries(Some(*action)));
         }
     }
 }
