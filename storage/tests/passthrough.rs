@@ -3,13 +3,14 @@
 
 mod common;
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::lane::Queue;
 use common::transfer_16;
 use proptest::prelude::*;
-use storage::host::{Completion, HostStatus, ScsiHost};
+use storage::host::{Completion, HostLimits, HostStatus, Request, ScsiHost};
 use storage::lun::LogicalUnit;
 use storage::lun::passthrough::Passthrough;
 use storage::lun::passthrough::counters::Counts;
@@ -564,6 +565,77 @@ fn the_policy_refuses_before_anything_is_sent() {
     }
     assert!(bench.host.take_sent().is_empty());
     assert_eq!(bench.counts().refused, 4);
+}
+
+/// A host that lets this process send only what reads.
+#[derive(Debug)]
+struct Unprivileged(Arc<FakeHost>);
+
+impl ScsiHost for Unprivileged {
+    fn execute(&self, request: Request<'_>) -> io::Result<Completion> {
+        match self.carries(request.cdb) {
+            true => self.0.execute(request),
+            false => Err(io::Error::from_raw_os_error(libc::EPERM)),
+        }
+    }
+
+    fn reset_logical_unit(&self) -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(libc::EPERM))
+    }
+
+    fn carries(&self, cdb: &[u8]) -> bool {
+        ![0x35, 0x5e, 0x5f].contains(&cdb[0])
+    }
+
+    fn limits(&self) -> io::Result<HostLimits> {
+        self.0.limits()
+    }
+}
+
+#[test]
+fn what_the_host_does_not_let_through_is_not_offered() {
+    const SUPPORTED: &[u8] = &[0xa3, 0x0c, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0];
+    let mut device = FakeDevice::default();
+    let descriptor = |opcode| [opcode, 0, 0, 0, 0, 0, 0, 10];
+    let list = [[0, 0, 0, 16].as_slice(), &descriptor(0x28), &descriptor(0x35)].concat();
+    device.supported = Some(list);
+    let host = Arc::new(FakeHost::new(device));
+    let way: Arc<dyn ScsiHost> = Arc::new(Unprivileged(Arc::clone(&host)));
+    let lun = Passthrough::new(&cluster(), way.into()).unwrap();
+    let mut queue = Queue::before(Arc::new(lun));
+    let refused = Response::check_condition(SenseCode::INVALID_COMMAND_OPERATION_CODE, 0);
+    assert_eq!(queue.run(&common::SYNCHRONIZE_CACHE, &[], 0).0, refused);
+    let (response, data) = queue.run(SUPPORTED, &[], 256);
+    let Response::Status { status: Status::GOOD, resid, .. } = response else { panic!() };
+    let len = usize::try_from(u32::from_be_bytes([data[0], data[1], data[2], data[3]])).unwrap();
+    assert_eq!(4 + len + resid as usize, 256);
+    let opcodes: Vec<u8> = data[4..4 + len].chunks(8).map(|descriptor| descriptor[0]).collect();
+    assert!(opcodes.contains(&0x28) && !opcodes.contains(&0x35), "{opcodes:x?}");
+}
+
+#[test]
+fn another_device_in_its_place_gets_no_command() {
+    let mut bench = Bench::disk();
+    // It has another designator, and says so only when it is asked.
+    bench.host.device().set_vpd(&[0, 0x83, 0, 12, 1, 3, 0, 8, 0x50, 9, 9, 9, 9, 9, 9, 9]);
+    bench.host.on(READ, Outcome::host(HostStatus::NO_CONNECT));
+    let gone = Response::check_condition(SenseCode::LOGICAL_UNIT_NOT_SUPPORTED, 512);
+    assert_eq!(bench.response(&transfer_16(READ, false, 0, 1), 512), gone);
+    let sent = bench.host.take_cdbs();
+    assert_eq!(sent.iter().filter(|cdb| cdb[0] == READ).count(), 1);
+    let nobody = Response::Failed(ServiceResponse::BadTarget);
+    assert_eq!(bench.response(INQUIRY, 36), nobody, "it looks absent");
+}
+
+#[test]
+fn what_is_not_the_device_that_is_expected_is_not_opened() {
+    let open = |expect: &str| {
+        let spec = PassthroughSpec { expect: Some(expect.parse().unwrap()), ..spec() };
+        let way = Arc::new(FakeHost::default()) as Arc<dyn ScsiHost>;
+        Passthrough::new(&spec, way.into()).map(drop).map_err(|error| error.to_string())
+    };
+    assert_eq!(open("naa.5001405000000001"), Ok(()));
+    assert!(open("naa.5001405000000002").unwrap_err().starts_with("is not naa.5001405000000002"));
 }
 
 #[test]

@@ -188,5 +188,7 @@ pub(super) fn open(spec: &PassthroughSpec) -> Result<Arc<dyn LogicalUnit>, OpenE
 
 /// Finds out whether [`open`] would succeed.
 pub(super) fn check(spec: &PassthroughSpec) -> Result<(), OpenError> {
-    SgDevice::check(&spec.path, &device::options(spec))
+    SgDevice::check(&spec.path, &device::options(spec))?;
+    // INQUIRY takes nobody's unit attention.
+    Pin::new(spec.expect.as_ref(), &SgDevice::watch(&spec.path)?).map(drop)
 }

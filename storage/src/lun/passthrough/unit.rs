@@ -230,7 +230,7 @@ impl Watched for Unit {
     }
 }
 
-/// Whether nobody else uses the device by its I_T nexus.
+/// Whether nobody else uses the device by its I_T nexus: not even the host.
 pub(super) fn has_private_nexus(spec: &PassthroughSpec) -> bool {
-    spec.policy.preset >= Preset::Cluster && !spec.shared_nexus
+    spec.policy.preset >= Preset::Cluster && !spec.shared_nexus && !spec.force
 }
