@@ -82,8 +82,9 @@ impl Devices for Nodes {
         if !is_node || !self.is_scsi(kind.is_block_device(), metadata.rdev()) {
             return Err(Refused::because("the descriptor is no node of a whole SCSI device"));
         }
+        let host = LentDevice::new(file).map_err(|error| Refused::because(&error.to_string()))?;
         Ok(Device {
-            host: Box::new(LentDevice::new(file.into())),
+            host: Box::new(host),
             writable: flags & libc::O_ACCMODE != libc::O_RDONLY,
             number: metadata.rdev(),
         })

@@ -16,10 +16,14 @@ use storage::scsi::designator::Designator;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Allow, Among, Limits, Policy, Rule, Who};
+use super::{Allow, Among, Codes, Limits, Policy, Rule, Who};
 
 /// Where the policy is unless somebody says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/vmm/broker.toml";
+
+/// What is none of the things that can be allowed.
+const UNKNOWN: &str = "must be persistent-reservations, compare-and-write, logical-unit-reset, or \
+                       hex: an opcode, opcode/service action, or opcode-opcode";
 
 /// The longest file that is read, in bytes.
 const LONGEST: u64 = 1 << 20;
@@ -184,11 +188,17 @@ fn allow(value: &Value<'_>) -> Found<Allow> {
             "persistent-reservations" => allow.reservations = true,
             "logical-unit-reset" => allow.reset = true,
             "compare-and-write" => {
-                allow.commands.push(CommandPattern { opcodes: 0x89..=0x89, service_action: None });
+                allow.commands.push(Codes { opcodes: 0x89..=0x89, service_action: None });
             }
             text => match text.parse() {
-                Ok(pattern) => allow.commands.push(pattern),
-                Err(error) => return problem(value, format!("{text:?} {error}")),
+                Ok(CommandPattern::Code { opcodes, service_action }) => {
+                    allow.commands.push(Codes { opcodes, service_action });
+                }
+                // A name has other codes with other types of devices.
+                Ok(CommandPattern::Name(_)) => {
+                    return problem(value, format!("{text:?} must be written as its code, in hex"));
+                }
+                Err(_) => return problem(value, format!("{text:?} {UNKNOWN}")),
             },
         }
     }

@@ -3,10 +3,10 @@
 //! This file must not know where rules come from, or how a device is asked for its names.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use storage::host::broker::protocol::{PERSISTENT_RESERVE_IN, PERSISTENT_RESERVE_OUT, Vport};
-use storage::lun::passthrough::policy::CommandPattern;
 use storage::scsi::designator::Designator;
 use storage::scsi::sense::{Sense, SenseCode};
 use storage::scsi::wire::u16_at;
@@ -96,7 +96,17 @@ pub struct Allow {
     /// LOGICAL UNIT RESET.
     pub reset: bool,
     /// Commands, whatever they ask for.
-    pub commands: Vec<CommandPattern>,
+    pub commands: Vec<Codes>,
+}
+
+/// Some commands, whatever the device's type makes of them: of one operation code or of several,
+/// with one service action or with any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Codes {
+    /// OPERATION CODE
+    pub opcodes: RangeInclusive<u8>,
+    /// SERVICE ACTION
+    pub service_action: Option<u16>,
 }
 
 impl Allow {

@@ -16,6 +16,7 @@ mod in_use;
 pub mod lent;
 mod open;
 pub mod privilege;
+pub mod privileged;
 pub mod sg;
 mod sys;
 pub mod sysfs;
