@@ -37,6 +37,17 @@ pub enum OpenError {
     /// It is something else.
     #[error("is not a SCSI device")]
     NotScsi,
+    /// It does not say what it is.
+    #[error("does not say what it is: {0}")]
+    Unidentified(String),
+    /// It is another logical unit.
+    #[error("is not {expected} but {found}")]
+    Mismatch {
+        /// What it should be.
+        expected: Designator,
+        /// What it says it is.
+        found: String,
+    },
     /// It is a part of a disk.
     #[error("is a partition of {disk}, and SCSI commands reach the whole disk")]
     Partition {
@@ -67,17 +78,6 @@ pub enum OpenError {
     /// There are no locks where its node is.
     #[error("cannot be locked: {0}")]
     NoLocks(io::Error),
-    /// It does not say what it is.
-    #[error("does not say what it is: {0}")]
-    Unidentified(String),
-    /// It is another logical unit.
-    #[error("is not {expected} but {found}")]
-    Mismatch {
-        /// What it should be.
-        expected: Designator,
-        /// What it says it is.
-        found: String,
-    },
 }
 
 impl OpenError {
@@ -97,6 +97,10 @@ impl OpenError {
             OpenError::NotScsi => {
                 "name a /dev/sg or /dev/sd node, or emulate a disk on it by block".into()
             }
+            OpenError::Unidentified(_) => "look after the device and the path to it".into(),
+            OpenError::Mismatch { .. } => {
+                "name the device that was meant, or correct `expect`".into()
+            }
             OpenError::Partition { disk } => {
                 format!("name /dev/{disk}, or emulate a disk on the partition by block")
             }
@@ -107,10 +111,6 @@ impl OpenError {
             OpenError::Host(user) => user.remedy(),
             OpenError::InUse(_) => {
                 "end that use, or set shared_nexus = true for each of its users".into()
-            }
-            OpenError::Unidentified(_) => "look after the device and the path to it".into(),
-            OpenError::Mismatch { .. } => {
-                "name the device that was meant, or correct expect".into()
             }
             OpenError::NoLocks(_) => {
                 "use a node on a file system with locks, or set shared_nexus = true".into()
@@ -173,6 +173,8 @@ enum Purpose {
     Use,
     /// It is looked at: nothing is changed, and nothing kept.
     Check,
+    /// Commands that change nothing are sent to it, whoever has it.
+    Watch,
 }
 
 pub(super) fn open(path: &Path, options: &Options) -> Result<Opened, OpenError> {
@@ -181,6 +183,12 @@ pub(super) fn open(path: &Path, options: &Options) -> Result<Opened, OpenError> 
 
 pub(super) fn check(path: &Path, options: &Options) -> Result<(), OpenError> {
     look(path, options, Purpose::Check).map(drop)
+}
+
+/// Opens the device for reading, without a claim to it.
+pub(super) fn watch(path: &Path) -> Result<Opened, OpenError> {
+    let options = Options { read_only: true, shared_nexus: true, force: true };
+    look(path, &options, Purpose::Watch)
 }
 
 fn look(path: &Path, options: &Options, purpose: Purpose) -> Result<Opened, OpenError> {
@@ -287,6 +295,7 @@ fn claim(file: &File, options: &Options, purpose: Purpose) -> Result<(), OpenErr
     let claimed = match purpose {
         Purpose::Use => lock::take(file, &options),
         Purpose::Check => lock::test(file, &options),
+        Purpose::Watch => Ok(()),
     };
     claimed.map_err(|refused| match refused {
         Refused::InUse(holder) => OpenError::InUse(holder),

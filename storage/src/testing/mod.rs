@@ -11,6 +11,7 @@ use crate::lun::spec::{Ascii, Backing, DiskSpec, Identity, Naa, WriteCache};
 
 mod fake_device;
 mod fake_host;
+pub mod recorded;
 
 pub use fake_device::FakeDevice;
 pub use fake_host::{FakeHost, Hold, Outcome, Sent};

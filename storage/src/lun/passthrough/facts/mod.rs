@@ -85,6 +85,13 @@ fn text(page: &[u8]) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
+/// Whether `data` is not the VPD page that was asked for but `inquiry`, the standard INQUIRY data:
+/// so answers a device that takes no notice of EVPD.
+pub(super) fn is_inquiry(data: &[u8], inquiry: &[u8]) -> bool {
+    const TELLING: usize = 8;
+    data.len() >= TELLING && data.get(..TELLING) == inquiry.get(..TELLING)
+}
+
 impl Facts {
     /// PERIPHERAL DEVICE TYPE
     #[must_use]

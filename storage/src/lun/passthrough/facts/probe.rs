@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use super::{ExamineError, Facts};
-use crate::buffer;
-use crate::host::{Completion, Data, HostStatus, Request, ScsiHost};
+use super::{ExamineError, Facts, is_inquiry};
+use crate::host::{Completion, HostStatus, ScsiHost, whole};
 use crate::scsi::mode;
 use crate::scsi::sense::{SenseCode, SenseKey};
 use crate::scsi::status::Status;
@@ -60,12 +59,7 @@ impl<'a> Probe<'a> {
     }
 
     fn send(&mut self, cdb: &[u8], len: usize) -> Result<End, ExamineError> {
-        let mut bytes = vec![0; len];
-        let completion = buffer::lend(&mut bytes, |buf| {
-            self.host.execute(Request { cdb, data: Data::In(buf), timeout: TIMEOUT })
-        })?;
-        let missing = usize::try_from(completion.resid).unwrap_or(0);
-        bytes.truncate(len.saturating_sub(missing));
+        let (completion, bytes) = whole::receive(self.host, cdb, len, TIMEOUT)?;
         match completion.host_status {
             HostStatus::OK => Ok(self.judge(&completion, bytes)),
             HostStatus::BUS_BUSY
@@ -89,7 +83,10 @@ impl<'a> Probe<'a> {
             Status::CHECK_CONDITION => {}
             _ => return End::Refused,
         }
-        let code = SenseCode::of(&completion.sense).unwrap_or(SenseCode::NO_SENSE);
+        let code = SenseCode::of(&completion.sense);
+        let Some(code) = code.filter(|_| !SenseCode::is_deferred(&completion.sense)) else {
+            return End::Again { pause: true };
+        };
         match code.key {
             SenseKey::NO_SENSE | SenseKey::RECOVERED_ERROR => End::Data(bytes),
             SenseKey::UNIT_ATTENTION => {
@@ -124,9 +121,8 @@ impl<'a> Probe<'a> {
     /// with its standard INQUIRY data, which looks like it.
     pub(super) fn page_list(&mut self, inquiry: &[u8]) -> Result<Option<Vec<u8>>, ExamineError> {
         let Some(page) = self.vpd(PageCode::SUPPORTED_PAGES)? else { return Ok(None) };
-        let likeness = page.len().min(inquiry.len());
-        let is_inquiry = likeness > 8 && page.get(..likeness) == inquiry.get(..likeness);
-        Ok(page.get(4..).filter(|_| !is_inquiry).map(<[u8]>::to_vec))
+        let list = page.get(4..).filter(|_| !is_inquiry(&page, inquiry));
+        Ok(list.map(<[u8]>::to_vec))
     }
 
     /// A VPD page that the device lists, as long as it says and is.

@@ -54,7 +54,7 @@ fn transfers(page: &mut [u8], blocks: u32) {
     if u32_at(page, OPTIMAL_TRANSFER_LENGTH) > maximum {
         put_u32(page, OPTIMAL_TRANSFER_LENGTH, multiple(maximum, granularity));
     }
-    lower(page, MAXIMUM_PREFETCH_LENGTH, maximum);
+    lower(page, MAXIMUM_PREFETCH_LENGTH, blocks);
 }
 
 /// COMPARE AND WRITE carries each block twice.

@@ -1,16 +1,15 @@
 //! What all VPD pages have in common (SPC-6, VPD data formats).
 
+use crate::lun::passthrough::facts::is_inquiry;
 use crate::scsi::vpd::PageCode;
 use crate::scsi::wire::{put_u16, u16_at};
 
 /// Bytes before the part that PAGE LENGTH counts.
 pub(super) const HEADER: usize = 4;
 
-/// Whether `data` is this page, and not what a device answers that takes no notice of EVPD.
+/// Whether `data` is this page.
 pub(super) fn is_page(data: &[u8], code: PageCode, inquiry: &[u8]) -> bool {
-    const TELLING: usize = 8;
-    let is_inquiry = data.len() >= TELLING && data.get(..TELLING) == inquiry.get(..TELLING);
-    data.len() >= HEADER && data.get(1) == Some(&code.0) && !is_inquiry
+    data.len() >= HEADER && data.get(1) == Some(&code.0) && !is_inquiry(data, inquiry)
 }
 
 /// Cuts the page to the length that it states, and has it state what there is.

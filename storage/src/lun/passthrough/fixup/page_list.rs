@@ -12,14 +12,17 @@ pub(super) fn edit(data: &mut Vec<u8>, context: &Context<'_>) {
         if added.is_empty() {
             return;
         }
-        *data = page::new(facts.peripheral(), PageCode::SUPPORTED_PAGES, &[0x00]);
+        *data = page::new(facts.peripheral(), PageCode::SUPPORTED_PAGES, &[]);
     }
     page::settle(data);
+    if !added.is_empty() {
+        insert(data, PageCode::SUPPORTED_PAGES);
+    }
     added.into_iter().for_each(|code| insert(data, code));
     page::state_length(data);
 }
 
-/// The pages that the device has by us, ascending.
+/// The pages that the device has by us.
 pub(super) fn added(context: &Context<'_>) -> Vec<PageCode> {
     let pages = [
         (context.overlay.serial.is_some(), PageCode::UNIT_SERIAL_NUMBER),

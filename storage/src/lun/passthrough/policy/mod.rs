@@ -153,7 +153,8 @@ impl Policy {
 }
 
 /// A CDB with nothing but an opcode and a service action.
-fn bare_cdb(opcode: u8, action: Option<u16>) -> Cdb {
+#[must_use]
+pub fn bare_cdb(opcode: u8, action: Option<u16>) -> Cdb {
     let [high, low] = action.unwrap_or(0).to_be_bytes();
     match opcode {
         VARIABLE_LENGTH => Cdb::new(&[opcode, 0, 0, 0, 0, 0, 0, 0x18, high, low]),
