@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::in_use::{self, User};
-use super::sys::{self, Node};
+use super::sys;
 use super::sysfs::{BlockNode, Found, Number, ScsiDevice, Sysfs};
 use crate::backend::lock::{self, Holder, Refused};
 use crate::backend::{self, sys::may_write};
@@ -160,12 +160,6 @@ pub(super) struct Opened {
     pub(super) writable: bool,
 }
 
-impl Opened {
-    pub(super) fn kind(&self) -> Node {
-        if self.block.is_some() { Node::Block } else { Node::Sg }
-    }
-}
-
 /// What a device is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
@@ -247,6 +241,9 @@ fn open_block(
     options: &Options,
     purpose: Purpose,
 ) -> Result<Opened, OpenError> {
+    if !options.read_only && is_protected(&device, &block) {
+        return Err(OpenError::ReadOnly);
+    }
     let alone = !options.force && !options.shared_nexus;
     let flags = if alone { libc::O_EXCL } else { 0 };
     let file =
@@ -256,6 +253,13 @@ fn open_block(
             _ => OpenError::Open(error),
         })?;
     Ok(Opened { file, node, device, block: Some(block), writable: !options.read_only })
+}
+
+/// Whether the node of a disk does not open for writing. That of a CD-ROM does.
+fn is_protected(device: &Device, block: &BlockNode) -> bool {
+    const CD_DVD: u8 = 5;
+    let disk = !matches!(device, Device::Scsi(device) if device.device_type() == Some(CD_DVD));
+    disk && block.is_read_only()
 }
 
 fn open_sg(device: Device, options: &Options, purpose: Purpose) -> Result<Opened, OpenError> {

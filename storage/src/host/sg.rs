@@ -1,13 +1,16 @@
 //! SCSI devices of the host by SG_IO: on a block node, whose kernel maps the segments of data so
 //! that nothing is copied, or on an sg node.
 //!
-//! A block node gives no command less than seven seconds (`BLK_MIN_SG_TIMEOUT`), and refuses data
-//! beyond `max_hw_sectors_kb` with EIO; an sg node does neither, copies, and holds sixteen commands
-//! at a time (EDOM for more). Both keep 96 bytes of sense data at most, and have no status qualifier. CDBs of
-//! up to 32 bytes go through both, if the host's adapter takes them; it answers ABORT if not.
+//! A block node gives no command less than seven seconds (`BLK_MIN_SG_TIMEOUT`), refuses data
+//! beyond `max_hw_sectors_kb` with EIO and beyond its segments with EINVAL; where memory is not aligned for the device it copies, and
+//! then zeroes what the device did not fill. An sg node copies (unless its module's `allow_dio` is
+//! set), keeps to time-outs, and holds sixteen commands at a time (EDOM for more). Both keep
+//! 96 bytes of sense data at most, and have no status qualifier. CDBs of up to 32 bytes go through both,
+//! if the host's adapter takes them; it answers ABORT if not.
 #![expect(unsafe_code, reason = "segments of data are lent to the kernel")]
 
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,10 +18,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use libc::iovec;
 
 use super::open::{self, Device, OpenError, Opened, Options};
-use super::sys::{self, Command, Direction, Ended, Node, NotSent};
+use super::sys::{self, Command, Direction, Ended, NotSent};
 use super::sysfs::{BlockNode, Hctl, Ports, ScsiDevice};
 use super::{Completion, Data, HostLimits, HostStatus, Request, ScsiHost};
 use super::{filter, privilege};
+use crate::buffer::DataBuf;
 use crate::scsi::status::Status;
 
 /// A SCSI device of the host, taken until it is dropped.
@@ -36,7 +40,7 @@ impl SgDevice {
     /// [`OpenError`] says why it cannot be used.
     pub fn open(path: &Path, options: &Options) -> Result<SgDevice, OpenError> {
         let opened = open::open(path, options)?;
-        if opened.kind() == Node::Sg {
+        if opened.block.is_none() {
             sys::read_by_number(&opened.file).map_err(OpenError::Examine)?;
         }
         Ok(SgDevice { opened, next: AtomicU32::new(0) })
@@ -51,20 +55,23 @@ impl SgDevice {
         open::check(path, options)
     }
 
+    fn is_sg(&self) -> bool {
+        self.opened.block.is_none()
+    }
+
     fn send(
         &self,
         request: &Request<'_>,
         direction: Direction,
         segments: &[iovec],
     ) -> io::Result<Ended> {
-        let node = self.opened.kind();
         let make = || {
             // SAFETY: the segments are those of a `DataBuf`, or of a buffer of ours; both are
             // borrowed until the command has ended, and writable where data comes in.
-            unsafe { Command::new(node, request.cdb, direction, segments, request.timeout) }
+            unsafe { Command::new(request.cdb, direction, segments, request.timeout) }
         };
         let command = make()?;
-        if node == Node::Block || !self.writable() {
+        if !self.is_sg() || !self.writable() {
             return command.sg_io(&self.opened.file);
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -77,6 +84,43 @@ impl SgDevice {
             Err(NotSent::Refused(error) | NotSent::Lost(error)) => Err(error),
         }
     }
+
+    /// Receives by a buffer of ours, and hands on what came alone: an sg node fills all of the
+    /// segments, with whatever was in the kernel's memory where the device sent nothing.
+    fn receive_gathered(&self, request: &Request<'_>, data: &mut DataBuf) -> io::Result<Ended> {
+        let mut bytes = self.buffer(data.len())?;
+        let ended = self.send(request, Direction::In, &[segment(&mut bytes)])?;
+        let missing = usize::try_from(ended.resid).unwrap_or(0);
+        let moved = bytes.len().saturating_sub(missing);
+        data.write(bytes.get(..moved).unwrap_or_default());
+        Ok(ended)
+    }
+
+    /// Sends more segments than a call takes, by a buffer of ours.
+    fn transmit_gathered(&self, request: &Request<'_>, data: &DataBuf) -> io::Result<Ended> {
+        let mut bytes = self.buffer(data.len())?;
+        data.read(&mut bytes);
+        self.send(request, Direction::Out, &[segment(&mut bytes)])
+    }
+
+    /// Memory of our own, no more than goes in one command: EIO for more, as of the kernel.
+    fn buffer(&self, len: usize) -> io::Result<Vec<u8>> {
+        let most = match &self.opened.block {
+            Some(block) => block.limits()?.max_hw_bytes,
+            None => sys::sg_max_bytes(&self.opened.file)?.into(),
+        };
+        if u64::try_from(len).unwrap_or(u64::MAX) > most.min(u32::MAX.into()) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(len).map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
+        bytes.resize(len, 0);
+        Ok(bytes)
+    }
+}
+
+fn segment(bytes: &mut [u8]) -> iovec {
+    iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() }
 }
 
 impl SgDevice {
@@ -97,7 +141,7 @@ impl SgDevice {
     #[must_use]
     pub fn kernel_allows(&self, cdb: &[u8]) -> bool {
         // An sg node that is open for writing takes everything.
-        (self.opened.kind() == Node::Sg && self.writable())
+        (self.is_sg() && self.writable())
             || filter::kernel_allows(cdb, self.writable())
             || privilege::has_rawio()
     }
@@ -129,29 +173,6 @@ impl SgDevice {
         }
     }
 
-    /// More segments than a call takes go through one buffer.
-    fn send_gathered(&self, mut request: Request<'_>) -> io::Result<Ended> {
-        let (len, direction) = match &request.data {
-            Data::None => (0, Direction::None),
-            Data::In(data) => (data.len(), Direction::In),
-            Data::Out(data) => (data.len(), Direction::Out),
-        };
-        if u64::try_from(len).unwrap_or(u64::MAX) > self.limits()?.max_hw_bytes {
-            return Err(io::Error::from_raw_os_error(libc::EIO));
-        }
-        let mut bytes = vec![0; len];
-        if let Data::Out(data) = &request.data {
-            data.read(&mut bytes);
-        }
-        let segment = iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: len };
-        let ended = self.send(&request, direction, &[segment])?;
-        if let Data::In(data) = &mut request.data {
-            let missing = usize::try_from(ended.resid).unwrap_or(0);
-            data.write(bytes.get(..len.saturating_sub(missing)).unwrap_or_default());
-        }
-        Ok(ended)
-    }
-
     fn sg_limits(&self, device: &ScsiDevice) -> io::Result<HostLimits> {
         let file = &self.opened.file;
         let max_bytes = sys::sg_max_bytes(file)?.into();
@@ -166,16 +187,18 @@ impl SgDevice {
 }
 
 impl ScsiHost for SgDevice {
-    fn execute(&self, request: Request<'_>) -> io::Result<Completion> {
-        let ended = match &request.data {
+    fn execute(&self, mut request: Request<'_>) -> io::Result<Completion> {
+        let data = mem::replace(&mut request.data, Data::None);
+        let ended = match data {
             Data::None => self.send(&request, Direction::None, &[]),
-            Data::In(data) if data.iovecs().len() <= sys::MAX_SEGMENTS => {
-                self.send(&request, Direction::In, data.iovecs())
+            Data::In(data) if self.is_sg() || data.iovecs().len() > sys::MAX_SEGMENTS => {
+                self.receive_gathered(&request, data)
             }
-            Data::Out(data) if data.iovecs().len() <= sys::MAX_SEGMENTS => {
-                self.send(&request, Direction::Out, data.iovecs())
+            Data::In(data) => self.send(&request, Direction::In, data.iovecs()),
+            Data::Out(data) if data.iovecs().len() > sys::MAX_SEGMENTS => {
+                self.transmit_gathered(&request, data)
             }
-            Data::In(_) | Data::Out(_) => self.send_gathered(request),
+            Data::Out(data) => self.send(&request, Direction::Out, data.iovecs()),
         }?;
         Ok(Completion {
             status: Status(ended.status),

@@ -36,7 +36,6 @@ const SG_SCSI_RESET_NO_ESCALATE: c_int = 0x100;
 const SG_DXFER_NONE: c_int = -1;
 const SG_DXFER_TO_DEV: c_int = -2;
 const SG_DXFER_FROM_DEV: c_int = -3;
-const SG_DXFER_TO_FROM_DEV: c_int = -4;
 const SG_FLAG_DIRECT_IO: c_uint = 1;
 
 /// Requests that an sg node holds for one open file (`SG_MAX_QUEUE`).
@@ -91,16 +90,6 @@ pub(super) enum Direction {
     Out,
 }
 
-/// Which of the kernel's drivers carries commands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Node {
-    /// That of a block device.
-    Block,
-    /// SCSI generic. It copies data by pages of its own, which are filled from the segments first:
-    /// otherwise what a device leaves of them would come back with what was in them before.
-    Sg,
-}
-
 /// A command for a node: what borrows the memory that the kernel reads and writes.
 pub(super) struct Command<'a> {
     header: Header,
@@ -137,7 +126,6 @@ impl<'a> Command<'a> {
     /// The memory of the segments stays mapped, and writable where data comes in, as long as the
     /// command lives.
     pub(super) unsafe fn new(
-        node: Node,
         cdb: &'a [u8],
         direction: Direction,
         segments: &'a [iovec],
@@ -159,7 +147,6 @@ impl<'a> Command<'a> {
             dxfer_direction: match direction {
                 _ if len == 0 => SG_DXFER_NONE,
                 Direction::None => SG_DXFER_NONE,
-                Direction::In if node == Node::Sg => SG_DXFER_TO_FROM_DEV,
                 Direction::In => SG_DXFER_FROM_DEV,
                 Direction::Out => SG_DXFER_TO_DEV,
             },
@@ -393,9 +380,8 @@ mod tests {
     fn refusal(cdb_len: usize, segments: &[iovec]) -> Option<i32> {
         let cdb = vec![0; cdb_len];
         // SAFETY: the command is not sent.
-        let command = unsafe {
-            Command::new(Node::Block, &cdb, Direction::In, segments, Duration::from_secs(1))
-        };
+        let command =
+            unsafe { Command::new(&cdb, Direction::In, segments, Duration::from_secs(1)) };
         command.err().and_then(|error| error.raw_os_error())
     }
 
