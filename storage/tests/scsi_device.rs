@@ -403,7 +403,9 @@ fn what_the_device_does_not_take_is_told() {
     let mut memory = OwnedBuf::holding(&list);
     let cdb = [0x5f, 0, 0, 0, 0, 0, 0, 0, 24, 0];
     ready(&host);
-    assert_eq!(transmit(&host, &cdb, &mut memory).unwrap(), good(488));
+    // LIO takes the list or calls it too long, by its version.
+    let completion = transmit(&host, &cdb, &mut memory).unwrap();
+    assert_eq!((completion.resid, completion.host_status), (488, HostStatus::OK));
 }
 
 #[test]
