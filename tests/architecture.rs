@@ -41,3 +41,12 @@ fn arch_issues_no_ioctl_and_knows_no_device() {
     assert_without("arch", &["vmm", "devices", "storage", "kvm-ioctls", "libc", "vmm-sys-util"]);
     assert_without("arch", &CONFIGURATION);
 }
+
+#[test]
+fn the_broker_knows_storage_alone_and_nobody_knows_the_broker() {
+    assert_without("broker", &["vmm", "devices", "arch", "vm-memory", "virtio-queue"]);
+    assert_without("broker", &KVM);
+    for package in ["vmm", "devices", "storage", "arch"] {
+        assert_without(package, &["broker"]);
+    }
+}

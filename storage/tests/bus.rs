@@ -12,8 +12,9 @@ use common::Initiator;
 use storage::backend::{Geometry, Medium, Memory};
 use storage::engine::IoContext;
 use storage::lun::disk::Disk;
-use storage::lun::{LogicalUnit, Submitted};
+use storage::lun::{LogicalUnit, Submitted, UnitEvents};
 use storage::scsi::sense::SenseCode;
+use storage::scsi::status::Status;
 use storage::target::address::{Lun, LunAddress};
 use storage::target::{
     AttachError, Bus, BusEvent, DetachError, EventSink, Function, Lane, Outcome,
@@ -230,14 +231,37 @@ fn an_address_is_given_once() {
     assert_eq!(queue.bus.detach(0, 1, LONG), Err(DetachError::Missing(0, 1)));
 }
 
-/// A logical unit that keeps its tasks.
-#[derive(Debug, Default)]
-struct Stalled(Mutex<Vec<Task>>);
+/// A logical unit that keeps its tasks, and what it is given besides.
+#[derive(Default)]
+struct Stalled(Mutex<Vec<Task>>, Mutex<Option<Arc<dyn UnitEvents>>>, Mutex<Vec<ResetDone>>);
+
+type ResetDone = Box<dyn FnOnce() + Send>;
+
+impl std::fmt::Debug for Stalled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Stalled")
+    }
+}
+
+impl Stalled {
+    /// Its way to the initiator.
+    fn events(&self) -> Arc<dyn UnitEvents> {
+        Arc::clone(self.1.lock().unwrap().as_ref().unwrap())
+    }
+}
 
 impl LogicalUnit for Stalled {
     fn submit(&self, task: Task, _: &mut IoContext) -> Submitted {
         self.0.lock().unwrap().push(task);
         Submitted::Pending
+    }
+
+    fn attached(&self, events: Arc<dyn UnitEvents>) {
+        *self.1.lock().unwrap() = Some(events);
+    }
+
+    fn begin_reset(&self, done: ResetDone) {
+        self.2.lock().unwrap().push(done);
     }
 
     fn max_transfer(&self) -> u64 {
@@ -370,9 +394,139 @@ fn a_command_that_a_function_finds_on_its_way_never_starts() {
 }
 
 #[test]
-fn queues_that_nobody_serves_hold_no_function_up() {
-    let (bus, _, [first, second]) = two_queues();
+fn a_reset_waits_until_the_logical_unit_is_reset() {
+    let (bus, stalled, [mut first, mut second]) = two_queues();
     let outcome = manage(&bus, Function::LogicalUnitReset);
+    first.attend();
+    second.attend();
+    let mut begun = std::mem::take(&mut *stalled.2.lock().unwrap());
+    assert_eq!(begun.len(), 1);
+    let parked = first.submit(0, Lun::Unit(0), TEST_UNIT_READY);
+    assert!(outcome.try_recv().is_err(), "the device is yet to be reset");
+    assert!(stalled.0.lock().unwrap().is_empty(), "a command passed the reset");
+    begun.pop().unwrap()();
+    assert_eq!(outcome.try_recv(), Ok(Outcome::Complete));
+    first.attend();
+    let reset = check(SenseCode::BUS_DEVICE_RESET_FUNCTION_OCCURRED);
+    assert_eq!(first.initiator.answered[&parked].0, reset);
+}
+
+#[test]
+fn only_a_reset_of_the_logical_unit_resets_it() {
+    let (bus, stalled, [first, second]) = two_queues();
+    let functions = [Function::AbortTaskSet, Function::ClearTaskSet, Function::NexusReset];
+    let outcomes = functions.map(|function| manage(&bus, function));
+    drop((first, second));
+    assert!(outcomes.iter().all(|outcome| outcome.try_recv() == Ok(Outcome::Complete)));
+    assert!(stalled.2.lock().unwrap().is_empty());
+}
+
+/// Hides one of two logical units.
+fn hidden(queue: &mut Queue, stalled: &Stalled, heard: &Heard) {
+    queue.clear(0, 1);
+    stalled.events().set_present(false);
+    let at = LunAddress { target: 0, lun: Lun::Unit(0) };
+    assert_eq!(std::mem::take(&mut *heard.0.lock().unwrap()), [BusEvent::Detached(at)]);
+}
+
+#[test]
+fn what_is_out_of_sight_looks_absent() {
+    let (bus, stalled, [mut queue, _]) = two_queues();
+    let heard = Arc::new(Heard::default());
+    bus.attach(0, 1, disk()).unwrap();
+    bus.listen(Some(Arc::clone(&heard) as _));
+    hidden(&mut queue, &stalled, &heard);
+    let (response, data) = queue.run(0, Lun::Unit(0), INQUIRY);
+    assert_eq!((response, data[0]), (Response::good(256 - 96), 0x7f));
+    let absent = check(SenseCode::LOGICAL_UNIT_NOT_SUPPORTED);
+    assert_eq!(queue.run(0, Lun::Unit(0), TEST_UNIT_READY).0, absent);
+    let changed = check(SenseCode::REPORTED_LUNS_DATA_HAS_CHANGED);
+    assert_eq!(queue.run(0, Lun::Unit(1), TEST_UNIT_READY).0, changed);
+    let (_, list) = queue.run(0, Lun::Unit(1), REPORT_LUNS);
+    assert_eq!(list[..16], [0, 0, 0, 8, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    stalled.events().set_present(false);
+    assert!(heard.0.lock().unwrap().is_empty(), "it was out of sight before");
+
+    stalled.events().set_present(true);
+    let at = LunAddress { target: 0, lun: Lun::Unit(0) };
+    assert_eq!(*heard.0.lock().unwrap(), [BusEvent::Attached(at)]);
+    for number in [0, 1] {
+        assert_eq!(queue.run(0, Lun::Unit(number), TEST_UNIT_READY).0, changed);
+    }
+    let (_, list) = queue.run(0, Lun::Unit(1), REPORT_LUNS);
+    assert_eq!(list[..8], [0, 0, 0, 16, 0, 0, 0, 0]);
+    assert!(stalled.0.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_target_whose_logical_units_are_out_of_sight_does_not_answer() {
+    let (bus, stalled, [mut queue, _]) = two_queues();
+    stalled.events().set_present(false);
+    let nobody = Response::Failed(ServiceResponse::BadTarget);
+    assert_eq!(queue.run(0, Lun::Unit(0), INQUIRY).0, nobody);
+    let (_, list) = queue.run(0, Lun::ReportLuns, REPORT_LUNS);
+    assert_eq!(list[..8], [0; 8]);
+    drop(bus);
+}
+
+#[test]
+fn functions_reach_the_commands_of_what_is_out_of_sight() {
+    for function in [Function::AbortTaskSet, Function::NexusReset] {
+        let (bus, stalled, [mut queue, other]) = two_queues();
+        drop(other);
+        let running = queue.submit(0, Lun::Unit(0), TEST_UNIT_READY);
+        stalled.events().set_present(false);
+        let outcome = manage(&bus, function);
+        queue.attend();
+        assert!(outcome.try_recv().is_err(), "its command runs");
+        let task = stalled.0.lock().unwrap().pop().unwrap();
+        assert!(task.is_aborted());
+        queue.settle(task.answer(Response::good(0)));
+        queue.lane.acknowledge();
+        assert_eq!(outcome.try_recv(), Ok(Outcome::Complete));
+        assert!(queue.initiator.answered.contains_key(&running));
+    }
+}
+
+#[test]
+fn what_a_device_says_reaches_the_initiator_byte_by_byte() {
+    let (_bus, stalled, [mut queue, _]) = two_queues();
+    for sense in [vec![0x72, 3, 0x11, 0, 0, 0, 0, 244], vec![0xa5; 252], vec![0]] {
+        let place = queue.submit(0, Lun::Unit(0), TEST_UNIT_READY);
+        let task = stalled.0.lock().unwrap().pop().unwrap();
+        let said = Response::Status {
+            status: Status::CHECK_CONDITION,
+            sense: Some(SenseData::Device(sense.into())),
+            resid: 7,
+        };
+        queue.settle(task.answer(said.clone()));
+        assert_eq!(queue.initiator.answered[&place].0, said);
+    }
+}
+
+#[test]
+fn a_logical_units_own_attention_comes_once_and_its_events_at_once() {
+    let (bus, stalled, [mut queue, _]) = two_queues();
+    let heard = Arc::new(Heard::default());
+    bus.listen(Some(Arc::clone(&heard) as _));
+    let code = SenseCode::CAPACITY_DATA_HAS_CHANGED;
+    (0..2).for_each(|_| stalled.events().attention(code));
+    assert_eq!(queue.run(0, Lun::Unit(0), TEST_UNIT_READY).0, check(code));
+    queue.submit(0, Lun::Unit(0), TEST_UNIT_READY);
+    let task = stalled.0.lock().unwrap().pop().expect("one attention, once");
+    queue.settle(task.answer(Response::good(0)));
+    assert!(heard.0.lock().unwrap().is_empty());
+    stalled.events().parameters_changed(code);
+    let at = LunAddress { target: 0, lun: Lun::Unit(0) };
+    assert_eq!(*heard.0.lock().unwrap(), [BusEvent::Changed(at, code)]);
+    assert_eq!(stalled.events().label(), "0-0");
+}
+
+#[test]
+fn queues_that_nobody_serves_hold_no_function_up() {
+    let (bus, stalled, [first, second]) = two_queues();
+    let outcome = manage(&bus, Function::LogicalUnitReset);
+    stalled.2.lock().unwrap().drain(..).for_each(|done| done());
     drop(first);
     assert!(outcome.try_recv().is_err());
     drop(second);

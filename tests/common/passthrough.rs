@@ -3,16 +3,17 @@
 //! A serial port is slow, and an emulated one slower: what the guest's script prints travels on a
 //! disk.
 
+use std::env;
 use std::fs;
 use std::io::Result;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process;
 
 use crate::guest::{ANY, Cell, Guest, guest_file};
 use crate::image::Image;
 use crate::qemu::Qemu;
 use crate::running::{Outcome, Running};
-use crate::scsi::command::{self, Completion};
+use crate::scsi::command::{Command, Completion};
 
 /// What runs the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,17 @@ pub enum Monitor {
     Qemu,
 }
 
+impl Monitor {
+    /// `vmm`, unless `VMM_MONITOR=qemu` asks to see what QEMU does differently.
+    #[must_use]
+    pub fn chosen() -> Monitor {
+        match env::var("VMM_MONITOR").as_deref() {
+            Ok("qemu") => Monitor::Qemu,
+            _ => Monitor::Vmm,
+        }
+    }
+}
+
 /// A guest to be, with the devices that it will have: the logical units of target 0, from 0 on.
 #[derive(Debug)]
 pub struct Machine {
@@ -31,14 +43,19 @@ pub struct Machine {
     nodes: Vec<PathBuf>,
     vhost: Option<String>,
     output: Image,
+    steps: Image,
 }
 
 /// The disk on which the script's output travels.
 const OUTPUT_WWN: &str = "naa.30000000000000ff";
 const OUTPUT_SIZE: u64 = 16 << 20;
 
+/// The disk on which a script reads what it is to do next.
+const STEPS_WWN: &str = "naa.30000000000000fe";
+const BLOCK: usize = 512;
+
 impl Machine {
-    /// A guest without devices, in which a script finds `replay`, with `commands` in /commands.
+    /// A guest without devices yet.
     ///
     /// # Errors
     /// When the host has no room for its files.
@@ -54,7 +71,9 @@ impl Machine {
         let mut guest = Guest::new(cell)?;
         let lines = format!("target = 1\nlun = 0\nwwn = \"{OUTPUT_WWN}\"");
         let output = guest.lun("output.img", OUTPUT_SIZE, &lines)?;
-        Ok(Machine { monitor, guest, nodes: Vec::new(), vhost: None, output })
+        let lines = format!("target = 1\nlun = 1\nread_only = true\nwwn = \"{STEPS_WWN}\"");
+        let steps = guest.lun("steps.img", 1 << 20, &lines)?;
+        Ok(Machine { monitor, guest, nodes: Vec::new(), vhost: None, output, steps })
     }
 
     /// Passes a device by its node, with these lines of configuration, of which QEMU knows none.
@@ -74,15 +93,26 @@ impl Machine {
         &mut self.guest
     }
 
-    /// Puts `commands` into the guest, and the program that sends them.
+    /// Puts commands into the guest, as the file `commands.NUMBER`, and the program that sends
+    /// them.
     ///
     /// # Errors
     /// When the program cannot be read.
-    pub fn carry(&mut self, replay: &str, commands: &[command::Command]) -> Result<()> {
+    pub fn carry(&mut self, replay: &str, number: usize, commands: &[Command]) -> Result<()> {
+        if number == 0 {
+            self.guest.carry("replay", &fs::read(replay)?);
+        }
         let lines: String = commands.iter().map(|command| format!("{command}\n")).collect();
-        self.guest.carry("commands", lines.as_bytes());
-        self.guest.carry("replay", &fs::read(replay)?);
+        self.guest.carry(&format!("commands.{number}"), lines.as_bytes());
         Ok(())
+    }
+
+    /// Lets a script go on that waits with `await_step NAME`.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn step(&self, name: &str) -> Result<()> {
+        self.steps.write(0, format!("{name:BLOCK$}").as_bytes())
     }
 
     /// Starts the guest with `script`. What that prints arrives when the guest has ended; what is
@@ -92,30 +122,29 @@ impl Machine {
     /// When it cannot be started.
     pub fn start(&self, script: &str) -> Result<Running> {
         let script = format!(
-            "script() {{\n{script}\n}}\n\
-             tell() {{ echo \"$@\" >/dev/console; }}\n\
+            "{STEPS}\nscript() {{\n{script}\n}}\n\
+             find_disk {STEPS_WWN}; steps=$disk\n\
              script >/tmp/output 2>&1\n\
-             status=$?\n\
              echo >>/tmp/output\n\
              find_disk {OUTPUT_WWN}\n\
-             dd if=/tmp/output of=$disk bs=64k conv=sync oflag=direct 2>/dev/null\n\
-             exit $status\n"
+             dd if=/tmp/output of=$disk bs=64k conv=sync oflag=direct 2>/dev/null\n"
         );
         Running::start(&mut self.command(&script)?)
     }
 
-    fn command(&self, script: &str) -> Result<Command> {
+    fn command(&self, script: &str) -> Result<process::Command> {
         match self.monitor {
             Monitor::Vmm => self.guest.command(Some(script)),
             Monitor::Qemu => self.qemu(script),
         }
     }
 
-    fn qemu(&self, script: &str) -> Result<Command> {
+    fn qemu(&self, script: &str) -> Result<process::Command> {
         let initramfs = self.guest.write_initramfs(Some(script))?;
         let kernel = guest_file(ANY.kernel, "vmlinux");
         let mut qemu = Qemu::new(&kernel, &initramfs, self.guest.memory_bytes());
-        qemu.disk(self.output.path(), OUTPUT_WWN);
+        qemu.disk(self.output.path(), OUTPUT_WWN, 0);
+        qemu.disk(self.steps.path(), STEPS_WWN, 1);
         for (lun, node) in self.nodes.iter().enumerate() {
             qemu.pass(lun, node);
         }
@@ -162,3 +191,6 @@ impl Outcome {
         lines.map(str::parse).collect()
     }
 }
+
+/// What keeps a script and its test in step.
+const STEPS: &str = include_str!("../guest/steps.sh");

@@ -29,11 +29,13 @@ impl Qemu {
         qemu
     }
 
-    /// An emulated disk on a raw image, as target 1.
-    pub fn disk(&mut self, image: &Path, wwn: &str) {
-        self.drive("disk", "file", image);
+    /// An emulated disk on a raw image, as a logical unit of target 1.
+    pub fn disk(&mut self, image: &Path, wwn: &str, lun: usize) {
+        let name = format!("disk{lun}");
+        self.drive(&name, "file", image);
         let wwn = wwn.trim_start_matches("naa.");
-        self.words(["-device", &format!("scsi-hd,bus=hba.0,drive=disk,scsi-id=1,wwn=0x{wwn}")]);
+        let words = format!("scsi-hd,bus=hba.0,drive={name},scsi-id=1,lun={lun},wwn=0x{wwn}");
+        self.words(["-device", &words]);
     }
 
     /// A SCSI device of the host, by its block or sg node, as a logical unit of target 0.
@@ -53,7 +55,7 @@ impl Qemu {
     fn drive(&mut self, name: &str, driver: &str, file: &Path) {
         let file = file.display();
         let raw = format!("raw,node-name={name},file.driver={driver},file.filename={file}");
-        self.words(["-blockdev", &format!("{raw},cache.direct=on,file.cache.direct=on")]);
+        self.words(["-blockdev", &raw]);
     }
 
     /// Adds words to the command line.

@@ -1,38 +1,35 @@
 //! The same commands on the host and in the guest: status, sense data, residual and data are
-//! compared byte for byte.
+//! compared byte for byte. What differs is what [`Fixups`] says, and nothing else.
 
-use std::fs;
+use std::borrow::Borrow;
+use std::fmt::Display;
 use std::io::Result;
-use std::path::Path;
 
-use tests::host;
-use tests::passthrough::Machine;
+use tempfile::TempDir;
+use tests::passthrough::{Machine, Monitor};
 use tests::scsi::command::{Command, Completion, send_all};
 use tests::scsi::device::Device;
 use tests::scsi::gadget::{Gadget, Medium};
 use tests::scsi::lio::{Port, Storage};
 use tests::scsi::scsi_debug::ScsiDebug;
 
-use crate::common::{REPLAY, monitor};
+use crate::common::{Loop4096, MIB, REPLAY, empty_file};
 
-const MIB: u64 = 1 << 20;
+// ---- commands ------------------------------------------------------------------------------------
 
-/// INQUIRY, its pages, modes and logs, at whole and at cut lengths; and what no device has.
+/// INQUIRY, its pages, modes and logs, whole and cut short; and what no device has.
 fn parameter_data() -> Vec<Command> {
-    let mut commands = Vec::new();
-    for len in [0_u8, 3, 5, 36, 96, 255] {
-        commands.push(Command::read(&[0x12, 0, 0, 0, len, 0], len.into()));
-    }
-    for page in
-        [0x00, 0x80, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89].into_iter().chain(0xb0..=0xb7)
-    {
+    let mut commands = vec![Command::none(&[0; 6]), Command::none(&[0; 6])];
+    commands.extend([0, 3, 5, 36, 96, 255].map(|len: u8| {
+        Command::read(&[0x12, 0, 0, 0, len, 0], len.into()) //
+    }));
+    let pages = [0x00, 0x80, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0xc7];
+    for page in pages.into_iter().chain(0xb0..=0xb7) {
         commands.extend([4, 9, 13, 44, 252].map(|len| Command::vpd(page, len)));
     }
-    commands.push(Command::vpd(0xc7, 252));
     commands.push(Command::read(&[0x12, 0, 0x80, 0, 96, 0], 96)); // a page without EVPD
-    for (page, subpage) in
-        [(0x3f, 0), (0x3f, 0xff), (0x08, 0), (0x0a, 0), (0x0a, 1), (0x1c, 0), (0x15, 0)]
-    {
+    let modes = [(0x3f, 0), (0x3f, 0xff), (0x08, 0), (0x0a, 0), (0x0a, 1), (0x1c, 0), (0x15, 0)];
+    for (page, subpage) in modes {
         for dbd in [0, 8] {
             commands.push(Command::read(&[0x1a, dbd, page, subpage, 252, 0], 252));
             commands.push(Command::read(&[0x5a, dbd, page, subpage, 0, 0, 0, 1, 0xfc, 0], 508));
@@ -42,10 +39,6 @@ fn parameter_data() -> Vec<Command> {
     for (page, subpage) in [(0x00, 0), (0x00, 0xff), (0x0d, 0), (0x2f, 0), (0x3d, 0)] {
         commands.push(Command::read(&[0x4d, 0, 0x40 | page, subpage, 0, 0, 0, 1, 0, 0], 256));
     }
-    for descriptor in [0, 1] {
-        commands.push(Command::read(&[0x03, descriptor, 0, 0, 252, 0], 252));
-    }
-    commands.push(Command::none(&[0; 6]));
     commands
 }
 
@@ -55,35 +48,28 @@ fn read_10(lba: u32, blocks: u16, buffer: usize) -> Command {
     Command::read(&cdb, buffer)
 }
 
-fn write_10(lba: u32, bytes: &[u8], block: usize) -> Command {
-    let lba = lba.to_be_bytes();
-    let blocks = u8::try_from(bytes.len() / block).unwrap();
-    Command::write(&[0x2a, 0, lba[0], lba[1], lba[2], lba[3], 0, 0, blocks, 0], bytes)
+fn read_capacity_16(len: u8) -> Command {
+    Command::read(&[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, len, 0, 0], len.into())
 }
 
-/// Reads, writes and what disks have besides, of blocks of this size; with buffers that are
-/// shorter and longer than the transfer, and commands that fail.
+/// Reads and writes of blocks of this size, some in buffers shorter or longer than the transfer,
+/// some that fail.
 fn medium_access(block: usize) -> Vec<Command> {
     let pattern: Vec<u8> = (0..=255).cycle().take(4 * block).collect();
-    let capacity_16 = |len: u8| {
-        let cdb = [0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, len, 0, 0];
-        Command::read(&cdb, len.into())
-    };
     vec![
         Command::read(&[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], 8),
         Command::read(&[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], 64),
-        capacity_16(32),
-        capacity_16(12),
-        capacity_16(8),
-        write_10(8, &pattern, block),
+        read_capacity_16(32),
+        read_capacity_16(12),
+        read_capacity_16(8),
+        Command::write(&[0x2a, 0, 0, 0, 0, 8, 0, 0, 4, 0], &pattern),
         read_10(8, 4, 4 * block),
         read_10(8, 1, 2 * block),
-        read_10(8, 2, block),
         read_10(8, 0, 0),
-        read_10(8, 1, 0),
         Command::read(&[0x08, 0, 0, 8, 1, 0], block),
         Command::read(&[0xa8, 0, 0, 0, 0, 8, 0, 0, 0, 1, 0, 0], block),
         Command::read(&[0x88, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 1, 0, 0], block),
+        // With DPO, and a GROUP NUMBER.
         Command::read(&[0x88, 0x10, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 1, 0x05, 0], block),
         read_10(u32::MAX, 1, block),
         Command::read(&[0x88, 0, 0xff, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 1, 0, 0], block),
@@ -95,89 +81,199 @@ fn medium_access(block: usize) -> Vec<Command> {
     ]
 }
 
-/// What the host's device and the guest's answer differently, as text: a line for each difference.
-fn differences(
-    commands: &[Command],
-    host: &[Result<Completion>],
-    guest: &[Result<Completion>],
-) -> String {
-    assert_eq!((host.len(), guest.len()), (commands.len(), commands.len()));
-    let mut text = String::new();
-    for ((command, host), guest) in commands.iter().zip(host).zip(guest) {
-        let [host, guest] = [host, guest].map(show);
-        if host != guest {
-            text += &format!("{command}\n  host  {host}\n  guest {guest}\n");
-        }
-    }
-    text
+// ---- fixups --------------------------------------------------------------------------------------
+
+/// What a guest is told differently.
+struct Fixups {
+    /// The device is a disk, zoned or not.
+    disk: bool,
+    /// Blocks that the host carries in one command.
+    blocks: u32,
+    /// The device refuses the page of supported pages.
+    no_pages: bool,
 }
 
-fn show(completion: &Result<Completion>) -> String {
+impl Fixups {
+    /// Of a device whose host is asked by sysfs.
+    fn of(device: &Device) -> Result<Fixups> {
+        let disk = matches!(&device.attribute("type")?[..], "0" | "20");
+        let number = |name: &str| -> Result<u64> {
+            device.queue(name)?.parse().map_err(std::io::Error::other)
+        };
+        let bytes = (number("max_sectors_kb")? << 10).min(number("max_segments")? << 12);
+        let blocks = bytes / number("logical_block_size")?;
+        let no_pages = !device.has_page("pg0");
+        let blocks = u32::try_from(blocks).map_err(std::io::Error::other)?;
+        Ok(Fixups { disk, blocks, no_pages })
+    }
+
+    /// What the guest is to be told where the host was told this.
+    fn apply(&self, command: &Command, host: &Completion) -> Completion {
+        let mut guest = host.clone();
+        match command.cdb[..3] {
+            [0x12, 0, 0] => self.inquiry(&mut guest),
+            [0x12, 1, 0] if self.disk && self.no_pages => {
+                answer(&mut guest, &[0, 0, 0, 2, 0, 0xb0]);
+            }
+            [0x12, 1, 0xb0] if self.disk && self.no_pages => self.make_limits(&mut guest),
+            [0x12, 1, 0xb0] if self.disk => self.merge_limits(&mut guest),
+            _ => {}
+        }
+        guest
+    }
+
+    /// Without SPC-2, a guest would not ask for VPD pages.
+    fn inquiry(&self, guest: &mut Completion) {
+        if let Some(version @ 0..4) = guest.data.get_mut(2)
+            && self.disk
+        {
+            *version = 4;
+        }
+    }
+
+    /// A Block Limits page of its own.
+    fn make_limits(&self, guest: &mut Completion) {
+        let mut page = [0; 64];
+        page[1] = 0xb0;
+        page[3] = 0x3c;
+        page[8..12].copy_from_slice(&self.blocks.to_be_bytes());
+        page[12..16].copy_from_slice(&self.blocks.to_be_bytes());
+        answer(guest, &page);
+    }
+
+    /// MAXIMUM and OPTIMAL TRANSFER LENGTH, as far as they were asked for.
+    fn merge_limits(&self, guest: &mut Completion) {
+        for at in [8, 12] {
+            let Some(field) = guest.data.get(at..at + 4) else {
+                // Cut within a field: its first bytes, of what it will be.
+                let whole = self.blocks.to_be_bytes();
+                guest.data.iter_mut().skip(at).zip(whole).for_each(|(to, from)| *to = from);
+                return;
+            };
+            let device = field.iter().fold(0_u32, |value, byte| value << 8 | u32::from(*byte));
+            let merged = if device == 0 { self.blocks } else { device.min(self.blocks) };
+            guest.data[at..at + 4].copy_from_slice(&merged.to_be_bytes());
+        }
+    }
+}
+
+/// GOOD with a page, cut to the room that there is.
+fn answer(guest: &mut Completion, page: &[u8]) {
+    let len = guest.data.len();
+    let sent = len.min(page.len());
+    guest.data[..sent].copy_from_slice(&page[..sent]);
+    guest.resid = i32::try_from(len - sent).unwrap();
+    (guest.status, guest.sense) = (0, Vec::new());
+}
+
+// ---- both sides ----------------------------------------------------------------------------------
+
+/// A device, and the commands that both sides send to it.
+struct Subject {
+    name: &'static str,
+    device: Device,
+    commands: Vec<Command>,
+}
+
+impl Subject {
+    fn new(name: &'static str, device: &Device, commands: Vec<Command>) -> Subject {
+        Subject { name, device: device.clone(), commands }
+    }
+
+    /// A disk or CD-ROM of blocks of this size.
+    fn disk(name: &'static str, device: &Device, block: usize) -> Subject {
+        let mut commands = parameter_data();
+        commands.extend(medium_access(block));
+        Subject::new(name, device, commands)
+    }
+
+    fn on_the_host(&self) -> Result<Vec<Result<Completion>>> {
+        let lines = send_all(&self.commands, &[self.device.generic()])?;
+        Ok(lines.lines().map(str::parse).collect())
+    }
+}
+
+/// Sends every subject its commands, on the host and in a guest, and returns what the guest was
+/// not told as it should have been.
+fn differences(subjects: &[Subject]) -> Result<String> {
+    let mut machine = Machine::new(Monitor::chosen())?;
+    let (mut script, mut host) = (String::new(), Vec::new());
+    for (lun, subject) in subjects.iter().enumerate() {
+        host.push(subject.on_the_host()?);
+        machine.pass(&subject.device.generic(), "policy = \"full\"\nshared_nexus = true");
+        machine.carry(REPLAY, lun, &subject.commands)?;
+        let node = format!("$(generic 0:0:0:{lun})");
+        script += &format!("section {lun} /replay /commands.{lun} {node}\n");
+    }
+    let seen = machine.run(&script)?;
+    seen.assert_powered_off();
+    let mut text = String::new();
+    for (lun, (subject, host)) in subjects.iter().zip(&host).enumerate() {
+        let fixups = Fixups::of(&subject.device)?;
+        let guest = seen.completions(&lun.to_string());
+        assert_eq!(guest.len(), host.len(), "{}", subject.name);
+        for ((command, host), guest) in subject.commands.iter().zip(host).zip(&guest) {
+            let wanted = host.as_ref().map(|host| fixups.apply(command, host));
+            let (wanted, guest) = (show(&wanted), show(guest));
+            if wanted != guest {
+                text +=
+                    &format!("{} {command}\n  wanted {wanted}\n  seen   {guest}\n", subject.name);
+            }
+        }
+    }
+    Ok(text)
+}
+
+/// All that a device has answered. What lies in a buffer beyond that is the kernel's.
+fn show<C: Borrow<Completion>, E: Display>(completion: &std::result::Result<C, E>) -> String {
+    let completion = completion.as_ref().map(Borrow::borrow);
     match completion {
-        Ok(completion) => completion.to_string(),
+        Ok(completion) if completion.is_good() => {
+            Completion { data: completion.sent().into(), ..completion.clone() }.to_string()
+        }
+        Ok(completion) => Completion { data: Vec::new(), ..completion.clone() }.to_string(),
         Err(error) => error.to_string(),
     }
 }
 
-/// A file with a 4096-byte block device on it.
-fn loop_4096(file: &Path) -> Result<String> {
-    host::load(&["loop"])?;
-    host::run("losetup", &["-b", "4096", "-f", "--show", &file.display().to_string()])
+fn assert_same(subjects: &[Subject]) -> Result<()> {
+    let differences = differences(subjects)?;
+    assert!(differences.is_empty(), "the guest sees something else:\n{differences}");
+    Ok(())
 }
 
+// ---- devices -------------------------------------------------------------------------------------
+
+/// A thin disk with a damaged block, LIO's, and three that know no VPD pages.
 #[test]
-fn what_the_guest_sees_is_what_the_host_sees() -> Result<()> {
-    let scratch = tempfile::TempDir::new()?;
-    let file = |name: &str, size: u64| -> Result<std::path::PathBuf> {
-        let path = scratch.path().join(name);
-        fs::File::create(&path)?.set_len(size)?;
-        Ok(path)
-    };
-    let (small, large, cd) =
-        (file("512", 16 * MIB)?, file("4096", 16 * MIB)?, file("cd", 16 * MIB)?);
-    let loop_device = loop_4096(&large)?;
-    let debug = ScsiDebug::new(
-        1,
-        &["dev_size_mb=16", "lbpu=1", "lbpws=1", "opts=2", "medium_error_start=4660"],
-    )?;
+fn disks_are_in_the_guest_what_they_are_on_the_host() -> Result<()> {
+    let folder = TempDir::new()?;
+    let [small, large, cd] = ["512", "4096", "cd"].map(|name| empty_file(&folder, name, 16 * MIB));
+    let large = Loop4096::new(&large?)?;
+    let parameters = ["dev_size_mb=16", "lbpu=1", "lbpws=1", "opts=2", "medium_error_start=4660"];
+    let debug = ScsiDebug::new(1, &parameters)?;
     let storage = Storage::memory("memory", 16 * MIB)?;
     let port = Port::loopback("naa.5001405000000001", "naa.50014050000000a1", &[&storage])?;
-    let gadget = Gadget::new(&[
-        Medium::Disk(&small),
-        Medium::Disk(Path::new(&loop_device)),
-        Medium::Cdrom(&cd),
-    ])?;
-    let mut devices: Vec<Device> = debug.devices().to_vec();
-    devices.extend(port.devices()?);
-    devices.extend(gadget.devices().to_vec());
+    let media = [Medium::Disk(&small?), Medium::Disk(large.path()), Medium::Cdrom(&cd?)];
+    let gadget = Gadget::new(&media)?;
+    let mut damaged = Subject::disk("scsi_debug", debug.device(), 512);
+    damaged.commands.extend([read_10(4660, 1, 512), read_10(4658, 8, 4096)]);
+    assert_same(&[
+        damaged,
+        Subject::disk("LIO", &port.devices()?[0], 512),
+        Subject::disk("no pages", &gadget.devices()[0], 512),
+        Subject::disk("no pages, 4096", &gadget.devices()[1], 4096),
+        Subject::new("CD-ROM", &gadget.devices()[2], parameter_data()),
+    ])
+}
 
-    let mut commands = parameter_data();
-    commands.extend(medium_access(512));
-    commands.push(read_10(4660, 1, 512));
-    let mut machine = Machine::new(monitor())?;
-    machine.carry(REPLAY, &commands)?;
-    let mut host = Vec::new();
-    for device in &devices {
-        eprintln!("{} {}", device.address(), device.block().display());
-        send_all(&[Command::none(&[0; 6])], &[device.generic()])?;
-        let lines = send_all(&commands, &[device.generic()])?;
-        host.push(lines.lines().map(str::parse).collect::<Vec<Result<Completion>>>());
-        machine.pass(
-            &if device.attribute("type")? == "5" { device.generic() } else { device.block() },
-            "policy = \"full\"",
-        );
-    }
-    let seen = machine.run(
-        "for lun in 0 1 2 3 4; do section $lun /replay /commands $(generic 0:0:0:$lun); done
-         section lsscsi lsscsi -g
-         section limits grep . /sys/block/sd*/queue/max_sectors_kb",
-    )?;
-    host::run("losetup", &["-d", &loop_device])?;
-    seen.assert_powered_off();
-    for (lun, host) in host.iter().enumerate() {
-        let guest = seen.completions(&lun.to_string());
-        println!("==== lun {lun}\n{}", differences(&commands, host, &guest));
-    }
-    println!("{}{}", seen.section("lsscsi").unwrap(), seen.section("limits").unwrap());
-    panic!();
+/// With blocks of 4096 bytes, protection information, and sense data in descriptor format.
+#[test]
+fn large_protected_blocks_and_descriptor_sense_reach_the_guest() -> Result<()> {
+    let parameters = ["dev_size_mb=16", "sector_size=4096", "dif=1", "dix=1", "dsense=1"];
+    let errors = ["opts=2", "medium_error_start=1234", "medium_error_count=1"];
+    let debug = ScsiDebug::new(1, &[&parameters[..], &errors].concat())?;
+    let mut subject = Subject::disk("4096", debug.device(), 4096);
+    subject.commands.push(read_10(1234, 1, 4096));
+    assert_same(&[subject])
 }

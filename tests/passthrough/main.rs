@@ -5,4 +5,7 @@
 //! devices. `VMM_MONITOR=qemu` makes QEMU run the guests, to see what it does differently.
 
 mod bytes;
+mod changes;
 mod common;
+mod limits;
+mod load;

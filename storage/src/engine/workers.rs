@@ -178,3 +178,109 @@ impl<J: Job> fmt::Debug for Workers<J> {
         write!(f, "Workers({:?})", self.capacity)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::thread;
+
+    /// A job that waits until it is let go.
+    #[derive(Debug)]
+    struct Waiting {
+        aborted: Arc<AtomicBool>,
+        go: Receiver<()>,
+        ends: Sender<(String, &'static str)>,
+    }
+
+    impl Job for Waiting {
+        fn carry_out(self) {
+            let name = thread::current().name().unwrap_or_default().to_owned();
+            self.ends.send((name.clone(), "begins")).unwrap();
+            let _ = self.go.recv();
+            self.ends.send((name, "ends")).unwrap();
+        }
+
+        fn is_aborted(&self) -> bool {
+            self.aborted.load(Ordering::SeqCst)
+        }
+
+        fn cancel(self) {
+            self.ends.send((String::new(), "cancelled")).unwrap();
+        }
+    }
+
+    struct Bench {
+        workers: Workers<Waiting>,
+        ends: (Sender<(String, &'static str)>, Receiver<(String, &'static str)>),
+    }
+
+    impl Bench {
+        fn new(threads: usize, waiting: usize) -> Bench {
+            let stack = Some(128 << 10);
+            let workers = Workers::new("job", Capacity { threads, waiting, stack });
+            Bench { workers, ends: channel() }
+        }
+
+        /// Starts a job; it ends when the sender is dropped.
+        fn start(&self, aborted: &Arc<AtomicBool>) -> Result<Sender<()>, Refused<Waiting>> {
+            let (sender, go) = channel();
+            let ends = self.ends.0.clone();
+            self.workers.start(Waiting { aborted: Arc::clone(aborted), go, ends })?;
+            Ok(sender)
+        }
+
+        fn next(&self) -> (String, &'static str) {
+            self.ends.1.recv().unwrap()
+        }
+    }
+
+    #[test]
+    fn what_exceeds_the_threads_waits_and_what_exceeds_that_is_handed_back() {
+        let (bench, alive) = (Bench::new(2, 1), Arc::default());
+        bench.workers.rename("lun-0-1");
+        let first = bench.start(&alive).unwrap();
+        let second = bench.start(&alive).unwrap();
+        let mut names = [bench.next().0, bench.next().0];
+        names.sort();
+        assert_eq!(names, ["lun-0-1-0", "lun-0-1-1"]);
+        let third = bench.start(&alive).unwrap();
+        assert!(matches!(bench.start(&alive), Err(Refused::Full(_))));
+        drop(first);
+        assert_eq!((bench.next().1, bench.next().1), ("ends", "begins"));
+        drop((second, third));
+        assert_eq!((bench.next().1, bench.next().1), ("ends", "ends"));
+        drop(bench.start(&alive).unwrap());
+    }
+
+    #[test]
+    fn only_what_has_not_begun_is_cancelled() {
+        let bench = Bench::new(1, 8);
+        let (aborted, alive) = (Arc::new(AtomicBool::new(true)), Arc::default());
+        let running = bench.start(&aborted).unwrap();
+        assert_eq!(bench.next().1, "begins");
+        let stays = bench.start(&alive).unwrap();
+        let _goes = bench.start(&aborted).unwrap();
+        bench.workers.cancel_aborted();
+        assert_eq!(bench.next().1, "cancelled");
+        drop((running, stays));
+        let ends = [bench.next().1, bench.next().1, bench.next().1];
+        assert_eq!(ends, ["ends", "begins", "ends"]);
+    }
+
+    #[test]
+    fn the_end_waits_for_all_jobs() {
+        let (bench, alive) = (Bench::new(1, 8), Arc::default());
+        let jobs = [(); 3].map(|()| bench.start(&alive).unwrap());
+        drop(jobs);
+        let Bench { workers, ends } = bench;
+        drop(workers);
+        assert_eq!(ends.1.try_iter().filter(|(_, what)| *what == "ends").count(), 3);
+    }
+
+    #[test]
+    fn without_a_thread_a_job_is_handed_back() {
+        assert!(matches!(Bench::new(0, 8).start(&Arc::default()), Err(Refused::NoThread(_))));
+    }
+}

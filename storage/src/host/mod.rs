@@ -10,14 +10,18 @@ use std::time::Duration;
 use crate::buffer::DataBuf;
 use crate::scsi::status::Status;
 
+pub mod broker;
 pub mod filter;
 mod in_use;
+pub mod lent;
 mod open;
 pub mod privilege;
+pub mod privileged;
 pub mod sg;
 mod sys;
 pub mod sysfs;
 pub mod uevent;
+pub mod whole;
 
 pub use open::{OpenError, Options};
 

@@ -167,6 +167,8 @@ enum Purpose {
     Use,
     /// It is looked at: nothing is changed, and nothing kept.
     Check,
+    /// Commands that change nothing are sent to it, whoever has it.
+    Watch,
 }
 
 pub(super) fn open(path: &Path, options: &Options) -> Result<Opened, OpenError> {
@@ -175,6 +177,12 @@ pub(super) fn open(path: &Path, options: &Options) -> Result<Opened, OpenError> 
 
 pub(super) fn check(path: &Path, options: &Options) -> Result<(), OpenError> {
     look(path, options, Purpose::Check).map(drop)
+}
+
+/// Opens the device for reading, without a claim to it.
+pub(super) fn watch(path: &Path) -> Result<Opened, OpenError> {
+    let options = Options { read_only: true, shared_nexus: true, force: true };
+    look(path, &options, Purpose::Watch)
 }
 
 fn look(path: &Path, options: &Options, purpose: Purpose) -> Result<Opened, OpenError> {
@@ -291,6 +299,7 @@ fn claim(file: &File, options: &Options, purpose: Purpose) -> Result<(), OpenErr
     let claimed = match purpose {
         Purpose::Use => lock::take(file, &options),
         Purpose::Check => lock::test(file, &options),
+        Purpose::Watch => Ok(()),
     };
     claimed.map_err(|refused| match refused {
         Refused::InUse(holder) => OpenError::InUse(holder),

@@ -3,6 +3,7 @@
 //! Bytes in, bytes out; nothing here knows a device.
 
 pub mod cdb;
+pub mod command;
 pub mod designator;
 pub mod inquiry;
 pub mod mode;

@@ -9,6 +9,8 @@ pub struct SenseKey(pub u8);
 impl SenseKey {
     /// Nothing to tell.
     pub const NO_SENSE: SenseKey = SenseKey(0x0);
+    /// The command completed, with some trouble.
+    pub const RECOVERED_ERROR: SenseKey = SenseKey(0x1);
     /// The logical unit cannot be accessed.
     pub const NOT_READY: SenseKey = SenseKey(0x2);
     /// The medium, or the recorded data, is flawed.
@@ -61,6 +63,13 @@ impl SenseCode {
         };
         // Besides the key, the byte has FILEMARK, EOM and ILI in fixed format.
         Some(SenseCode::new(SenseKey(key & 0x0f), asc, ascq))
+    }
+
+    /// Whether sense data is of a command before the one that it came with, which has not been
+    /// carried out (SPC-6, Deferred errors).
+    #[must_use]
+    pub fn is_deferred(data: &[u8]) -> bool {
+        data.first().is_some_and(|code| matches!(code & 0x7f, 0x71 | 0x73))
     }
 
     /// Whether it tells of a unit attention condition.

@@ -18,7 +18,9 @@ pub fn all_commands<'a>(rows: impl Iterator<Item = &'a Opcode>, timeouts: bool) 
     data
 }
 
-fn descriptor(row: &Opcode, timeouts: bool) -> Vec<u8> {
+/// The command descriptor of `row`, with `timeouts` with a command timeouts descriptor.
+#[must_use]
+pub fn descriptor(row: &Opcode, timeouts: bool) -> Vec<u8> {
     const CTDP: u8 = 0x02;
     const SERVACTV: u8 = 0x01;
     let mut bytes = vec![0; 8];

@@ -21,6 +21,10 @@ pub struct FakeDevice {
     pub inquiry: Vec<u8>,
     /// VPD pages by their page codes; those that are not here are refused.
     pub vpd: BTreeMap<u8, Vec<u8>>,
+    /// DEVICE-SPECIFIC PARAMETER of the mode parameter header.
+    pub device_specific: u8,
+    /// The mode parameter block descriptors.
+    pub block_descriptors: Vec<u8>,
     /// Mode pages by their page codes, current values.
     pub mode_pages: BTreeMap<u8, Vec<u8>>,
     /// The parameter data of REPORT SUPPORTED OPERATION CODES, all_commands; `None` refuses it.
@@ -56,6 +60,8 @@ impl Default for FakeDevice {
         FakeDevice {
             inquiry: inquiry::standard(0, names.0, names.1, names.2).to_vec(),
             vpd: pages.into_iter().map(|page| (page[1], page)).collect(),
+            device_specific: 0,
+            block_descriptors: Vec::new(),
             mode_pages: BTreeMap::from([(0x0a, vec![0x0a, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])]),
             supported: None,
             block_size: 512,
@@ -171,6 +177,11 @@ impl FakeDevice {
         let code = cdb.u8(2) & 0x3f;
         let pages = self.mode_pages.iter().filter(|(key, _)| code == 0x3f || code == **key);
         let mut data = vec![0; header];
+        data[header / 4 + 1] = self.device_specific;
+        if !cdb.bit(1, 3) {
+            data[header - 1] = u8::try_from(self.block_descriptors.len()).unwrap_or(0);
+            data.extend(&self.block_descriptors);
+        }
         pages.for_each(|(_, page)| data.extend(page));
         if header == 4 {
             data[0] = u8::try_from(data.len() - 1).unwrap_or(u8::MAX);

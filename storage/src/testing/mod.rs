@@ -11,6 +11,7 @@ use crate::lun::spec::{Ascii, Backing, DiskSpec, Identity, Naa, WriteCache};
 
 mod fake_device;
 mod fake_host;
+pub mod recorded;
 
 pub use fake_device::FakeDevice;
 pub use fake_host::{FakeHost, Hold, Outcome, Sent};
@@ -106,6 +107,12 @@ impl OwnedBuf {
         let Some(first) = NonNull::new(self.iovecs.as_mut_ptr()) else { return DataBuf::empty() };
         // SAFETY: the caller's promise.
         unsafe { DataBuf::from_raw(first, self.iovecs.len()) }
+    }
+
+    /// Lends the whole to `with`, which does not keep it.
+    pub fn with<T>(&mut self, with: impl FnOnce(&mut DataBuf) -> T) -> T {
+        // SAFETY: the buffer ends here, and `self` is borrowed until then.
+        with(&mut unsafe { self.lend() })
     }
 
     /// All bytes in order.

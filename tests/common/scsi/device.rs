@@ -86,6 +86,12 @@ impl Device {
         host::read(&self.folder.join(name))
     }
 
+    /// Whether the kernel has read this VPD page of it.
+    #[must_use]
+    pub fn has_page(&self, name: &str) -> bool {
+        self.folder.join(format!("vpd_{name}")).exists()
+    }
+
     /// Changes what sysfs says of it.
     ///
     /// # Errors

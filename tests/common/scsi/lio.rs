@@ -156,10 +156,17 @@ impl Port {
     /// # Errors
     /// When they do not appear.
     pub fn devices(&self) -> Result<Vec<Device>> {
+        Device::await_below(&self.scsi_host()?, self.luns)
+    }
+
+    /// The folder of the SCSI host that a loopback port is here.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn scsi_host(&self) -> Result<PathBuf> {
         let address = host::read(&self.folder.join("address"))?;
         let number = address.split(':').next().unwrap_or_default();
-        let host = fs::canonicalize(format!("/sys/class/scsi_host/host{number}/device"))?;
-        Device::await_below(&host, self.luns)
+        fs::canonicalize(format!("/sys/class/scsi_host/host{number}/device"))
     }
 }
 

@@ -21,15 +21,21 @@ use crate::scsi::status::Status;
 use crate::task::{Response, Task};
 
 pub mod counters;
+pub mod facts;
+pub mod fixup;
 pub mod identity;
+pub mod limits;
 pub mod mirror;
 mod outcome;
 pub mod pin;
 pub mod policy;
+pub mod presence;
 pub mod reservations;
 mod retry;
 mod route;
+pub mod split;
 pub mod unit;
+pub mod watch;
 mod worker;
 
 use counters::Event;
