@@ -43,7 +43,7 @@ impl ScsiHost for LentDevice {
         // SAFETY: the segments are those of a `DataBuf`, which is borrowed until the command has
         // ended, and writable where data comes in.
         let command = unsafe { Command::new(request.cdb, direction, segments, request.timeout) }?;
-        let ended = command.sg_io(&self.file)?;
+        let ended = command.sg_io_alone(&self.file)?;
         Ok(Completion {
             status: Status(ended.status),
             sense: ended.sense,

@@ -141,7 +141,8 @@ pub(super) enum Device {
 }
 
 impl Device {
-    fn block(&self) -> Option<BlockNode> {
+    /// Its block node, where it has one.
+    pub(super) fn block(&self) -> Option<BlockNode> {
         match self {
             Device::Scsi(device) => device.block(),
             Device::Multipath(map) => Some(map.clone()),
@@ -208,9 +209,17 @@ fn look(path: &Path, options: &Options, purpose: Purpose) -> Result<Opened, Open
         None => open_sg(device, options, purpose),
     }?;
     claim(&opened.file, options, purpose)?;
-    match sys::sg_version(&opened.file) {
+    if let Device::Scsi(_) = opened.device {
+        expect_version(&opened.file)?;
+    }
+    Ok(opened)
+}
+
+/// A multipath map is not asked: without a path it would not answer.
+fn expect_version(file: &File) -> Result<(), OpenError> {
+    match sys::sg_version(file) {
         Ok(version) if version < 30_000 => Err(OpenError::Version(version)),
-        Ok(_) => Ok(opened),
+        Ok(_) => Ok(()),
         Err(error) => Err(OpenError::Examine(error)),
     }
 }

@@ -1,12 +1,14 @@
 //! SCSI devices of the host by SG_IO: on a block node, whose kernel maps the segments of data so
 //! that nothing is copied, or on an sg node.
 //!
-//! A block node gives no command less than seven seconds (`BLK_MIN_SG_TIMEOUT`), refuses data
-//! beyond `max_hw_sectors_kb` with EIO and beyond its segments with EINVAL; where memory is not aligned for the device it copies, and
-//! then zeroes what the device did not fill. An sg node copies (unless its module's `allow_dio` is
-//! set), keeps to time-outs, and holds sixteen commands at a time (EDOM for more). Both keep
-//! 96 bytes of sense data at most, and have no status qualifier. CDBs of up to 32 bytes go through both,
-//! if the host's adapter takes them; it answers ABORT if not.
+//! A block node gives no command less than seven seconds (`BLK_MIN_SG_TIMEOUT`), and refuses data
+//! beyond `max_hw_sectors_kb` with EIO and beyond `max_segments` with EINVAL. Where memory is not
+//! aligned for the device it copies, and then zeroes what the device did not fill. An sg node
+//! keeps to time-outs, copies always (unless its module's `allow_dio` is set), and holds sixteen
+//! commands at a time (EDOM for more). Both keep 96 bytes of sense data at most, and have no
+//! status qualifier. CDBs of up to 32 bytes go through both, as far as the host's adapter takes
+//! them; the host status is ABORT where it does not. A multipath map without a path holds whoever
+//! sends, if it is set to queue (`queue_if_no_path`).
 #![expect(unsafe_code, reason = "segments of data are lent to the kernel")]
 
 use std::io;
@@ -81,15 +83,19 @@ impl SgDevice {
             unsafe { Command::new(request.cdb, direction, segments, request.timeout) }
         };
         let command = make()?;
-        if !self.is_sg() || !self.writable() {
-            return command.sg_io(&self.opened.file);
+        let file = &self.opened.file;
+        if !self.is_sg() {
+            return command.sg_io(file);
+        }
+        if !self.writable() {
+            return command.sg_io_alone(file);
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        match command.write_and_read(&self.opened.file, number) {
+        match command.write_and_read(file, number) {
             Ok(ended) => Ok(ended),
             // Whoever has other credentials than who opened the node may not write to it.
             Err(NotSent::Refused(error)) if error.raw_os_error() == Some(libc::EPERM) => {
-                make()?.sg_io(&self.opened.file)
+                make()?.sg_io_alone(file)
             }
             Err(NotSent::Refused(error) | NotSent::Lost(error)) => Err(error),
         }
@@ -159,7 +165,7 @@ impl SgDevice {
     /// All that uses it on the host, as clauses about it: the host itself, and another program.
     #[must_use]
     pub fn users(&self) -> Vec<String> {
-        let host = self.block_node().and_then(|block| in_use::look(&block).err());
+        let host = self.opened.device.block().and_then(|block| in_use::look(&block).err());
         let program = lock::holder_of(self.node());
         let host = host.map(|user| user.to_string());
         host.into_iter().chain(program.map(|holder| format!("is in use by {holder}"))).collect()
@@ -168,39 +174,11 @@ impl SgDevice {
     /// Its nodes: that which carries its commands, and the others.
     #[must_use]
     pub fn nodes(&self) -> Vec<PathBuf> {
-        let sg = match &self.opened.device {
-            Device::Scsi(device) => device.sg().map(|name| Path::new("/dev").join(name)),
-            Device::Multipath(_) => None,
-        };
-        let others = self.block_node().map(|block| block.path()).into_iter().chain(sg);
+        let sg = self.device().and_then(ScsiDevice::sg).map(|name| Path::new("/dev").join(name));
+        let others = self.opened.device.block().map(|block| block.path()).into_iter().chain(sg);
         let mut nodes = vec![self.node().to_owned()];
         nodes.extend(others.filter(|node| node != self.node()));
         nodes
-    }
-
-    fn block_node(&self) -> Option<BlockNode> {
-        match &self.opened.device {
-            Device::Scsi(device) => device.block(),
-            Device::Multipath(map) => Some(map.clone()),
-        }
-    }
-
-    /// How it is attached to the host: see [`ScsiDevice::transport`].
-    #[must_use]
-    pub fn transport(&self) -> Option<String> {
-        match &self.opened.device {
-            Device::Scsi(device) => Some(device.transport()),
-            Device::Multipath(_) => None,
-        }
-    }
-
-    /// Where the host has it; `None` of a multipath map, which is several devices.
-    #[must_use]
-    pub fn address(&self) -> Option<Hctl> {
-        match &self.opened.device {
-            Device::Scsi(device) => Some(device.address()),
-            Device::Multipath(_) => None,
-        }
     }
 
     /// What sysfs has of it; `None` of a multipath map, which is several devices.
@@ -210,6 +188,24 @@ impl SgDevice {
             Device::Scsi(device) => Some(device),
             Device::Multipath(_) => None,
         }
+    }
+
+    /// Where the host has it; `None` of a multipath map.
+    #[must_use]
+    pub fn address(&self) -> Option<Hctl> {
+        self.device().map(ScsiDevice::address)
+    }
+
+    /// How it is attached to the host: see [`ScsiDevice::transport`]. `None` of a multipath map.
+    #[must_use]
+    pub fn transport(&self) -> Option<String> {
+        self.device().map(ScsiDevice::transport)
+    }
+
+    /// By which ports it is reached. A multipath map has several, and none here.
+    #[must_use]
+    pub fn ports(&self) -> Ports {
+        self.device().map(ScsiDevice::ports).unwrap_or_default()
     }
 
     /// The block node, where it is by that that commands go.
@@ -224,15 +220,6 @@ impl SgDevice {
         match &self.opened.device {
             Device::Scsi(_) => Vec::new(),
             Device::Multipath(map) => map.legs().iter().map(BlockNode::path).collect(),
-        }
-    }
-
-    /// By which ports it is reached. A multipath map has several, and none here.
-    #[must_use]
-    pub fn ports(&self) -> Ports {
-        match &self.opened.device {
-            Device::Scsi(device) => device.ports(),
-            Device::Multipath(_) => Ports::default(),
         }
     }
 

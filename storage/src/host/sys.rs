@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 use std::ptr;
@@ -93,9 +94,9 @@ pub(super) enum Direction {
 /// A command for a node: what borrows the memory that the kernel reads and writes.
 pub(super) struct Command<'a> {
     header: Header,
-    sense: Box<[u8; MAX_SENSE as usize]>,
+    sense: [u8; MAX_SENSE as usize],
     // The CDB and the segments.
-    _memory: std::marker::PhantomData<&'a [u8]>,
+    _memory: PhantomData<&'a [u8]>,
 }
 
 /// What became of a command that the kernel's SCSI layer has taken.
@@ -141,7 +142,6 @@ impl<'a> Command<'a> {
         for segment in segments {
             len = len.checked_add(segment.iov_len).ok_or_else(|| errno(libc::EIO))?;
         }
-        let mut sense = Box::new([0; MAX_SENSE as usize]);
         let header = Header {
             interface_id: c_int::from(b'S'),
             dxfer_direction: match direction {
@@ -156,7 +156,7 @@ impl<'a> Command<'a> {
             dxfer_len: c_uint::try_from(len).map_err(|_| errno(libc::EIO))?,
             dxferp: ptr::null_mut(),
             cmdp: cdb.as_ptr(),
-            sbp: sense.as_mut_ptr(),
+            sbp: ptr::null_mut(),
             timeout: milliseconds(timeout),
             flags: SG_FLAG_DIRECT_IO,
             pack_id: 0,
@@ -171,7 +171,7 @@ impl<'a> Command<'a> {
             duration: 0,
             info: 0,
         };
-        let mut command = Command { header, sense, _memory: std::marker::PhantomData };
+        let mut command = Command { header, sense: [0; MAX_SENSE as usize], _memory: PhantomData };
         command.point_at(segments);
         Ok(command)
     }
@@ -194,25 +194,33 @@ impl<'a> Command<'a> {
             status: self.header.status,
             host_status: self.header.host_status,
             resid: self.header.resid,
-            sense: self.sense.get(..written).unwrap_or(&*self.sense).to_vec(),
+            sense: self.sense.get(..written).unwrap_or(&self.sense).to_vec(),
         }
     }
 
-    /// Sends the command and waits for its end. A signal interrupts nothing on a block node. On an
-    /// sg node it would, and the kernel would then send the command once more: no signal is taken
-    /// meanwhile, but a stop (SIGSTOP, a debugger, a freezer) cannot be kept off; for that there
-    /// is [`Command::write_and_read`].
+    /// Sends the command and waits for its end, which no signal interrupts on a block node.
     ///
     /// # Errors
     /// The kernel's. After all but EINTR, EFAULT and ENODEV the command was not sent.
     pub(super) fn sg_io(mut self, file: &File) -> io::Result<Ended> {
-        let _blocked = SignalsBlocked::new();
+        self.header.sbp = self.sense.as_mut_ptr();
         let argument = &raw mut self.header;
         // SAFETY: `new`'s promise; the CDB and the segments are borrowed, sense data is owned.
         if unsafe { libc::ioctl(file.as_raw_fd(), SG_IO, argument) } < 0 {
             return Err(io::Error::last_os_error());
         }
         Ok(self.ended())
+    }
+
+    /// The same on an sg node, where a signal does interrupt the wait, and the kernel would then
+    /// send the command once more: none is taken meanwhile. A stop (SIGSTOP, a debugger, a
+    /// freezer) cannot be kept off; for that there is [`Command::write_and_read`].
+    ///
+    /// # Errors
+    /// See [`Command::sg_io`].
+    pub(super) fn sg_io_alone(self, file: &File) -> io::Result<Ended> {
+        let _blocked = SignalsBlocked::new();
+        self.sg_io(file)
     }
 
     /// Sends the command to an sg node that is open for writing, under a number that no other
@@ -236,6 +244,7 @@ impl<'a> Command<'a> {
     }
 
     fn write(&mut self, file: &File) -> io::Result<()> {
+        self.header.sbp = self.sense.as_mut_ptr();
         let argument: *const Header = &raw const self.header;
         // SAFETY: `new`'s promise; the CDB and the segments are borrowed, sense data is owned.
         let sent = unsafe { libc::write(file.as_raw_fd(), argument.cast(), size_of::<Header>()) };
