@@ -546,15 +546,15 @@ fn a_part_is_refused_and_a_disk_with_a_part_in_use_too() {
     let point = tempfile::tempdir().unwrap();
     run("mke2fs", &["-q", "-F", part.to_str().unwrap()]);
     run("mount", &[part.to_str().unwrap(), point.path().to_str().unwrap()]);
+    let mounted = Undo("umount", vec![point.path().to_str().unwrap().into()]);
     let names = [disk.clone(), sg_node(&debug.device())];
     let refusals = names.map(|path| refusal(&path, Options::default()).to_string());
-    let forced = SgDevice::open(&disk, &Options { force: true, ..Options::default() });
-    run("umount", &[point.path().to_str().unwrap()]);
+    drop(opened(&disk, Options { force: true, ..Options::default() }));
+    drop(mounted);
     let name = part.file_name().unwrap().to_str().unwrap();
     let point = point.path().display();
     let expected = format!("has the partition {name}, which is mounted at {point}");
     assert_eq!(refusals, [expected.clone(), expected]);
-    drop(forced.unwrap());
     drop(open(&disk));
 }
 
@@ -567,10 +567,11 @@ fn a_disk_that_a_volume_is_made_of_is_in_use() {
     }
     let table = format!("0 64 linear {} 0", disk.display());
     run("dmsetup", &["create", "--noudevsync", "scsi-device-test", "--table", &table]);
+    let remove = ["remove", "--noudevsync", "scsi-device-test"];
+    let made = Undo("dmsetup", remove.map(String::from).into());
     let of_disk = refusal(&disk, Options::default()).to_string();
-    let volume = holder(&disk);
-    let of_volume = refusal(&volume, Options::default()).to_string();
-    run("dmsetup", &["remove", "--noudevsync", "scsi-device-test"]);
+    let of_volume = refusal(&holder(&disk), Options::default()).to_string();
+    drop(made);
     assert_eq!(of_disk, "is a part of /dev/mapper/scsi-device-test");
     assert!(of_volume.starts_with("is \"scsi-device-test\", a volume"));
     drop(open(&disk));
@@ -580,6 +581,16 @@ fn holder(disk: &Path) -> PathBuf {
     let name = disk.file_name().unwrap().to_str().unwrap();
     let mut holders = fs::read_dir(format!("/sys/block/{name}/holders")).unwrap();
     Path::new("/dev").join(holders.next().unwrap().unwrap().file_name())
+}
+
+/// What is run at the end, however it comes.
+struct Undo(&'static str, Vec<String>);
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        let done = Command::new(self.0).args(&self.1).status();
+        assert!(done.is_ok_and(|it| it.success()) || thread::panicking(), "{}", self.0);
+    }
 }
 
 fn run(program: &str, arguments: &[&str]) {
