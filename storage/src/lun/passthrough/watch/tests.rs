@@ -478,6 +478,20 @@ fn a_changed_size_is_told_however_it_shows() {
 }
 
 #[test]
+fn one_change_that_shows_in_many_ways_is_told_once() {
+    let rig = Rig::new();
+    rig.event("change", "scsi", "", "SDEV_UA=CAPACITY_DATA_HAS_CHANGED");
+    rig.set("block/sda/size", "4096");
+    rig.unit.watch.pin.suspect();
+    rig.event("change", "block", "/block/sda", "RESIZE=1");
+    rig.pass(SECOND);
+    assert_eq!(rig.told(), [Attention(0x2a, 0x09), Changed(0x2a, 0x09)]);
+    rig.pass(2 * ROUND);
+    rig.pass(SECOND);
+    assert_eq!(rig.told(), []);
+}
+
+#[test]
 fn changed_limits_are_taken_in_and_told() {
     let rig = Rig::new();
     rig.host.device().limits.max_bytes = 64 << 10;
