@@ -147,7 +147,7 @@ impl DataBuf {
 }
 
 /// Lends `bytes` to `with` as a buffer of one segment, which `with` does not keep.
-pub fn lend<T>(bytes: &mut [u8], with: impl FnOnce(&mut DataBuf) -> T) -> T {
+pub(crate) fn lend<T>(bytes: &mut [u8], with: impl FnOnce(&mut DataBuf) -> T) -> T {
     let mut segment = iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
     // SAFETY: the segment and the bytes outlive the buffer, which ends here, and nobody else
     // reaches either meanwhile.

@@ -5,8 +5,8 @@
 use std::io;
 use std::time::Duration;
 
-use storage::buffer::lend;
-use storage::host::{Completion, Data, HostStatus, Request, ScsiHost};
+use storage::host::whole;
+use storage::host::{Completion, HostStatus, ScsiHost};
 use storage::scsi::sense::{SenseCode, SenseKey};
 use storage::scsi::status::Status;
 
@@ -65,17 +65,10 @@ pub(super) fn send(
 }
 
 fn once(host: &dyn ScsiHost, cdb: &[u8], room: usize) -> Result<(Completion, Vec<u8>), NoAnswer> {
-    let mut bytes = vec![0; room];
-    let completion = lend(&mut bytes, |buf| {
-        host.execute(Request { cdb, data: Data::In(buf), timeout: TIMEOUT })
-    });
-    let completion = completion.map_err(|error| match error.kind() {
+    whole::receive(host, cdb, room, TIMEOUT).map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => NoAnswer::NotPermitted,
         _ => NoAnswer::Host(error),
-    })?;
-    let missing = usize::try_from(completion.resid).unwrap_or(0);
-    bytes.truncate(room.saturating_sub(missing));
-    Ok((completion, bytes))
+    })
 }
 
 /// Whether a command has its data.

@@ -12,12 +12,15 @@ use storage::scsi::command::{self, TimeClass};
 use super::model::{self, Command, Verdict};
 use crate::spec::PRESETS;
 
+/// Whether somebody sends a command.
+type Sends<'a> = &'a dyn Fn(&[u8]) -> bool;
+
 /// Who sends what.
 pub(super) struct Senders<'a> {
     /// Whether the host lets the VMM itself send a command.
-    pub(super) direct: &'a dyn Fn(&[u8]) -> bool,
+    pub(super) direct: Sends<'a>,
     /// Whether the broker sends it; `None` where there is no broker.
-    pub(super) broker: Option<&'a dyn Fn(&[u8]) -> bool>,
+    pub(super) broker: Option<Sends<'a>>,
 }
 
 /// The verdict on every command.

@@ -51,6 +51,22 @@ pub(super) fn report(subject: Subject<'_>) -> Result<Report, ExamineError> {
     })
 }
 
+/// What the LUN `spec` is in a few words: its type and names, how much it holds, and how much one
+/// command carries; nothing where the device does not answer.
+pub(super) fn summary(spec: &PassthroughSpec, host: &dyn ScsiHost) -> Option<String> {
+    let facts = examine(host).ok()?;
+    let limits = Limits::of(host.limits().ok()?, &facts);
+    let overlay = spec.overlay.wwn.map(|wwn| wwn.to_string());
+    let identity = overlay.or_else(|| facts.identity().map(|identity| identity.to_string()));
+    let mut parts = vec![type_name(facts.device_type()).to_owned(), facts.names().join(" ")];
+    parts.extend(identity);
+    if let Some(medium) = facts.medium {
+        parts.push(format!("{} blocks of {} bytes", medium.blocks, medium.block_size));
+    }
+    parts.push(format!("up to {} KiB at a time", limits.max_transfer() >> 10));
+    Some(printable(&parts.join(", ")))
+}
+
 /// What a guest's pages are edited by.
 fn context<'a>(spec: &'a PassthroughSpec, facts: &'a Facts, limits: &'a Limits) -> Context<'a> {
     let device_type = facts.device_type();
@@ -183,6 +199,21 @@ mod tests {
         assert!(shown.starts_with("/x\\n\\u{1b}: direct access block device, "), "{shown}");
         let json = crate::probe::json::json(&report);
         assert!(json.lines().all(|line| printable(line) == line), "{json}");
+    }
+
+    #[test]
+    fn a_summary_is_one_line() {
+        let mut spec = PassthroughSpec::new("/dev/sg1".as_ref());
+        let host = FakeHost::default();
+        let told = "direct access block device, VMM FAKE DISK 0001, naa.5001405000000001, 2048 \
+                    blocks of 512 bytes, up to 512 KiB at a time";
+        assert_eq!(summary(&spec, &host).as_deref(), Some(told));
+        spec.overlay.wwn = storage::lun::spec::Naa::parse("5001438012345678").ok();
+        assert!(summary(&spec, &host).unwrap().contains("0001, naa.5001438012345678, 2048"));
+        host.device().inquiry[8] = b'\n';
+        assert!(summary(&spec, &host).unwrap().contains("device, \\nMM FAKE"));
+        host.device().gone = true;
+        assert_eq!(summary(&spec, &host), None);
     }
 
     #[test]

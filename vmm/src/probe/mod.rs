@@ -6,10 +6,14 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use storage::host::broker::Broker;
 use storage::host::sg::SgDevice;
 use storage::host::{filter, privilege};
 use storage::lun;
@@ -48,11 +52,14 @@ pub(crate) fn run(options: &Probe) -> ExitCode {
         }
     };
     let direct = |cdb: &[u8]| carries(host.node(), !spec.read_only, cdb);
+    let broker = spec.broker.as_deref();
+    let broker = broker.map(|path| Broker::new(path).with_reconnect(Duration::ZERO));
+    let by_broker = |cdb: &[u8]| broker.as_ref().is_some_and(|it| it.can(host.as_fd(), cdb));
     let subject = Subject {
         spec: &spec,
         host: &host,
         device: device(&host),
-        senders: Senders { direct: &direct, broker: None },
+        senders: Senders { direct: &direct, broker: broker.is_some().then_some(&by_broker) },
         missing: obstacles(&spec),
     };
     let report = match look::report(subject) {
@@ -66,6 +73,11 @@ pub(crate) fn run(options: &Probe) -> ExitCode {
     // The status tells all the same.
     let _ = io::stdout().write_all(shown.as_bytes());
     ExitCode::SUCCESS
+}
+
+/// What the LUN `spec` is in a few words, if its device can be asked.
+pub(crate) fn summary(spec: &PassthroughSpec) -> Option<String> {
+    look::summary(spec, &SgDevice::watch(&spec.path).ok()?)
 }
 
 /// Whether the kernel carries `cdb` for a guest's VMM that runs as this process does.
@@ -99,5 +111,10 @@ fn obstacles(spec: &PassthroughSpec) -> Vec<Missing> {
     let refused = opened.err().map(|error| {
         missing::line("a guest cannot open it", printable(&error.why()), printable(&error.remedy()))
     });
-    refused.into_iter().collect()
+    let broker = spec.broker.as_deref().and_then(|path| UnixStream::connect(path).err());
+    let broker = broker.map(|error| {
+        let effect = format!("does not serve ({error}), and so its commands are refused");
+        missing::line("the broker", effect, "start it, or correct its path")
+    });
+    refused.into_iter().chain(broker).collect()
 }

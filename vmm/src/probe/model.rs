@@ -192,6 +192,7 @@ pub(crate) struct Missing {
 }
 
 fn hex<S: Serializer>(bytes: &Option<Vec<u8>>, serializer: S) -> Result<S::Ok, S::Error> {
-    let digits = |bytes: &Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    bytes.as_ref().map(digits).map::<String, _>(|digits| digits).serialize(serializer)
+    let digits =
+        |bytes: &Vec<u8>| -> String { bytes.iter().map(|byte| format!("{byte:02x}")).collect() };
+    bytes.as_ref().map(digits).serialize(serializer)
 }

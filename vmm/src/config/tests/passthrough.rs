@@ -97,7 +97,7 @@ fn each_policy_has_its_name() {
 }
 
 #[test]
-fn values() {
+fn which_device_and_what_is_allowed() {
     each_has_one_problem(&[
         (
             "{BOOT}[[controller]]\n[[controller.lun]]\npassthrough = { target_wwpn = \
@@ -132,6 +132,12 @@ fn values() {
             "{BOOT}{DEVICE}allow = ['4c', 'report luns']",
             "6:16: controller.lun.allow = \"report luns\": the VMM answers it itself; remove it",
         ),
+    ]);
+}
+
+#[test]
+fn options() {
+    each_has_one_problem(&[
         (
             "{BOOT}{DEVICE}read_only = 1",
             "6:13: controller.lun.read_only = 1: not a boolean; write true or false",
