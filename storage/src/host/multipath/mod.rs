@@ -65,7 +65,7 @@ struct Attentions {
 }
 
 /// What came of a command by one path.
-enum Sent {
+enum Outcome {
     /// The device has answered.
     Answered(Completion),
     /// The command has not reached the device.
@@ -152,10 +152,10 @@ impl Multipath {
 
     /// Sends a command by one path. Unit attentions that come first are kept for the initiator,
     /// but for those that reservations of its own cause on its other paths.
-    fn send(&self, path: &Path, cdb: &[u8], list: &[u8], timeout: Duration) -> Sent {
+    fn send(&self, path: &Path, cdb: &[u8], list: &[u8], timeout: Duration) -> Outcome {
         for _ in 0..MOST_ATTENTIONS {
             match sent(whole::send(&*path.host, cdb, list, timeout)) {
-                Sent::Answered(completion) if attention_of(&completion).is_some() => {
+                Outcome::Answered(completion) if attention_of(&completion).is_some() => {
                     if !attention_of(&completion).is_some_and(is_of_reservations) {
                         self.keep(completion.sense);
                     }
@@ -178,7 +178,7 @@ fn open_paths(
     broker: Option<&Arc<Broker>>,
 ) -> Result<Vec<Path>, OpenError> {
     // The device mapper has them, and this process has that.
-    let options = Options { force: true, shared_nexus: true, ..options.clone() };
+    let options = Options { force: true, shared_nexus: true, ..*options };
     let open = |node: &FilePath| {
         let device = SgDevice::open(node, &options)?;
         let initiator = device.ports().initiator;
@@ -188,20 +188,22 @@ fn open_paths(
     map.legs().iter().map(|node| open(node)).collect()
 }
 
-fn sent(outcome: io::Result<Completion>) -> Sent {
+fn sent(outcome: io::Result<Completion>) -> Outcome {
     match outcome {
         Ok(completion) => match (completion.host_status, completion.status) {
-            (HostStatus::OK, _) => Sent::Answered(completion),
-            (HostStatus::NO_CONNECT | HostStatus::BAD_TARGET, _) => Sent::NotSent(Ok(completion)),
-            (_, Status::GOOD) => Sent::Unknown(Ok(completion)),
+            (HostStatus::OK, _) => Outcome::Answered(completion),
+            (HostStatus::NO_CONNECT | HostStatus::BAD_TARGET, _) => {
+                Outcome::NotSent(Ok(completion))
+            }
+            (_, Status::GOOD) => Outcome::Unknown(Ok(completion)),
             // What older kernels say beside RESERVATION CONFLICT.
-            _ => Sent::Answered(completion),
+            _ => Outcome::Answered(completion),
         },
         Err(error) => match error.raw_os_error() {
             Some(libc::EPERM | libc::EACCES | libc::ENXIO | libc::ENODEV) => {
-                Sent::NotSent(Err(error))
+                Outcome::NotSent(Err(error))
             }
-            _ => Sent::Unknown(Err(error)),
+            _ => Outcome::Unknown(Err(error)),
         },
     }
 }

@@ -4,7 +4,7 @@
 use std::io;
 use std::time::Duration;
 
-use super::{Multipath, Reservations, Sent, refusal, report, whole};
+use super::{Multipath, Outcome, Reservations, refusal, report, whole};
 use super::{attention_of, is_of_reservations, sent};
 use crate::host::{Completion, Data, Request};
 use crate::scsi::sense::Sense;
@@ -90,6 +90,28 @@ fn no_path() -> io::Result<Completion> {
     Err(io::Error::from_raw_os_error(libc::ENODEV))
 }
 
+/// Sends the initiator's own command by a path. Its unit attentions are its own, too.
+fn send_own(reservations: &Reservations, path: usize, command: &Command<'_>) -> Outcome {
+    match reservations.paths.get(path) {
+        Some(path) => sent(whole::send(&*path.host, command.cdb, command.list, command.timeout)),
+        None => Outcome::NotSent(no_path()),
+    }
+}
+
+/// Sends a command by the path that holds the reservation or by one with the key, and by the
+/// next where it does not get through; which it was.
+fn by_one(reservations: &Reservations, command: &Command<'_>) -> io::Result<(usize, Completion)> {
+    let mut last = no_path();
+    for index in reservations.known.by_preference() {
+        match send_own(reservations, index, command) {
+            Outcome::Answered(completion) => return Ok((index, completion)),
+            Outcome::NotSent(outcome) => last = outcome,
+            Outcome::Unknown(outcome) => return outcome.map(|completion| (index, completion)),
+        }
+    }
+    last.map(|completion| (0, completion))
+}
+
 impl Multipath {
     /// Carries out PERSISTENT RESERVE OUT.
     pub(super) fn out(&self, request: &Request<'_>) -> io::Result<Completion> {
@@ -101,7 +123,7 @@ impl Multipath {
         let mut reservations = self.lock();
         if list.len() < BASIC {
             // The device says what is wrong with it.
-            return self.by_one(&reservations, &command).map(|(_, completion)| completion);
+            return by_one(&reservations, &command).map(|(_, completion)| completion);
         }
         if let Some(sense) = command.refused() {
             return Ok(refusal(sense));
@@ -138,25 +160,25 @@ impl Multipath {
         let (mut done, mut last) = (Vec::new(), no_path());
         for &path in &order {
             let outcome = match done.is_empty() {
-                true => self.first_registration(reservations, path, command),
+                true => send_own(reservations, path, command),
                 false => self.overwrite(reservations, path, key, command),
             };
             match outcome {
-                Sent::Answered(completion) if is_good(&completion) => {
+                Outcome::Answered(completion) if is_good(&completion) => {
                     reservations.known.set_on(path, key);
                     done.push(path);
                     last = Ok(completion);
                 }
-                Sent::Answered(completion) => {
+                Outcome::Answered(completion) => {
                     self.roll_back(reservations, &done, &before, command.timeout);
                     return Ok(completion);
                 }
-                Sent::NotSent(outcome) if done.is_empty() => last = outcome,
-                Sent::Unknown(outcome) if done.is_empty() => {
+                Outcome::NotSent(outcome) if done.is_empty() => last = outcome,
+                Outcome::Unknown(outcome) if done.is_empty() => {
                     reservations.known.doubt();
                     return outcome;
                 }
-                Sent::NotSent(_) | Sent::Unknown(_) => {}
+                Outcome::NotSent(_) | Outcome::Unknown(_) => {}
             }
         }
         if !done.is_empty() {
@@ -166,21 +188,6 @@ impl Multipath {
         last
     }
 
-    /// The initiator's own command. Its unit attentions are its own, too.
-    fn first_registration(
-        &self,
-        reservations: &Reservations,
-        path: usize,
-        command: &Command<'_>,
-    ) -> Sent {
-        match reservations.paths.get(path) {
-            Some(path) => {
-                sent(whole::send(&*path.host, command.cdb, command.list, command.timeout))
-            }
-            None => Sent::NotSent(no_path()),
-        }
-    }
-
     /// Registers `key` on a path, whatever was there.
     fn overwrite(
         &self,
@@ -188,7 +195,7 @@ impl Multipath {
         path: usize,
         key: Option<u64>,
         command: &Command<'_>,
-    ) -> Sent {
+    ) -> Outcome {
         let aptpl = command.flags() & APTPL != 0;
         self.put_key(reservations, path, key, aptpl, command.timeout)
     }
@@ -200,8 +207,8 @@ impl Multipath {
         key: Option<u64>,
         aptpl: bool,
         timeout: Duration,
-    ) -> Sent {
-        let Some(path) = reservations.paths.get(path) else { return Sent::NotSent(no_path()) };
+    ) -> Outcome {
+        let Some(path) = reservations.paths.get(path) else { return Outcome::NotSent(no_path()) };
         let list = parameters(0, key.unwrap_or(0), aptpl);
         self.send(path, &cdb(REGISTER_AND_IGNORE_EXISTING_KEY, 0), &list, timeout)
     }
@@ -217,7 +224,7 @@ impl Multipath {
         for &path in done.iter().rev() {
             let key = before.on(path);
             match self.put_key(reservations, path, key, before.aptpl, timeout) {
-                Sent::Answered(completion) if is_good(&completion) => {
+                Outcome::Answered(completion) if is_good(&completion) => {
                     reservations.known.set_on(path, key);
                 }
                 _ => reservations.known.doubt(),
@@ -239,7 +246,7 @@ impl Multipath {
             if reservations.known.on(path) == key {
                 continue;
             }
-            if let Sent::Answered(completion) =
+            if let Outcome::Answered(completion) =
                 self.put_key(reservations, path, key, aptpl, timeout)
                 && is_good(&completion)
             {
@@ -250,25 +257,7 @@ impl Multipath {
         any && key.is_some()
     }
 
-    /// Sends a command by the path that holds the reservation or by one with the key, and by the
-    /// next where it does not get through; which it was.
-    fn by_one(
-        &self,
-        reservations: &Reservations,
-        command: &Command<'_>,
-    ) -> io::Result<(usize, Completion)> {
-        let mut last = no_path();
-        for index in reservations.known.by_preference() {
-            match self.first_registration(reservations, index, command) {
-                Sent::Answered(completion) => return Ok((index, completion)),
-                Sent::NotSent(outcome) => last = outcome,
-                Sent::Unknown(outcome) => return outcome.map(|completion| (index, completion)),
-            }
-        }
-        last.map(|completion| (0, completion))
-    }
-
-    /// As [`Multipath::by_one`], for what belongs to the holder: where its path does not carry the
+    /// As [`by_one`], for what belongs to the holder: where its path does not carry the
     /// command, another takes the reservation over first.
     fn by_holder(
         &self,
@@ -276,16 +265,16 @@ impl Multipath {
         command: &Command<'_>,
     ) -> io::Result<(usize, Completion)> {
         let Some(holder) = reservations.known.holder() else {
-            return self.by_one(reservations, command);
+            return by_one(reservations, command);
         };
-        match self.first_registration(reservations, holder, command) {
-            Sent::Answered(completion) => Ok((holder, completion)),
-            Sent::Unknown(outcome) => outcome.map(|completion| (holder, completion)),
-            Sent::NotSent(outcome) => {
+        match send_own(reservations, holder, command) {
+            Outcome::Answered(completion) => Ok((holder, completion)),
+            Outcome::Unknown(outcome) => outcome.map(|completion| (holder, completion)),
+            Outcome::NotSent(outcome) => {
                 if !self.take_over(reservations, command.timeout) {
                     return outcome.map(|completion| (holder, completion));
                 }
-                self.by_one(reservations, command)
+                by_one(reservations, command)
             }
         }
     }
@@ -307,7 +296,7 @@ impl Multipath {
             if Some(index) == dead || !reservations.known.is_on(index) {
                 continue;
             }
-            if let Sent::Answered(completion) =
+            if let Outcome::Answered(completion) =
                 self.send(path, &cdb(PREEMPT, scope_and_type), &list, timeout)
             {
                 if is_good(&completion) {
@@ -358,7 +347,7 @@ impl Multipath {
         reservations: &mut Reservations,
         command: &Command<'_>,
     ) -> io::Result<Completion> {
-        let (path, completion) = self.by_one(reservations, command)?;
+        let (path, completion) = by_one(reservations, command)?;
         if is_good(&completion) {
             reservations.known.set_key(None);
             (0..reservations.paths.len()).for_each(|path| reservations.known.set_on(path, None));

@@ -4,7 +4,7 @@
 use std::io;
 use std::time::Duration;
 
-use super::{MOST_ATTENTIONS, Multipath, Reservations, Sent, again, attention_of, sent};
+use super::{MOST_ATTENTIONS, Multipath, Outcome, Reservations, again, attention_of, sent};
 use crate::host::{Completion, Data, Request, whole};
 use crate::scsi::status::Status;
 use crate::scsi::wire::{put_u32, u16_at, u32_at, u64_at};
@@ -35,7 +35,7 @@ impl Multipath {
             KEYS => fold_keys,
             FULL_STATUS => fold_full_status,
             CAPABILITIES => own_capabilities,
-            _ => return self.by_any(&reservations, &mut request),
+            _ => return by_any(&reservations, &mut request),
         };
         if reservations.known.is_in_doubt() {
             self.learn(&mut reservations, request.timeout);
@@ -44,23 +44,6 @@ impl Multipath {
             Ok(data) => answer(&mut request, &edit(&data, &reservations)),
             Err(completion) => completion,
         })
-    }
-
-    /// Sends a request that changes nothing by the first path that carries it.
-    fn by_any(
-        &self,
-        reservations: &Reservations,
-        request: &mut Request<'_>,
-    ) -> io::Result<Completion> {
-        let mut last = Err(io::Error::from_raw_os_error(libc::ENODEV));
-        for path in reservations.known.by_preference() {
-            let Some(path) = reservations.paths.get(path) else { continue };
-            match sent(path.host.execute(again(request))) {
-                Sent::Answered(completion) => return Ok(completion),
-                Sent::NotSent(outcome) | Sent::Unknown(outcome) => last = outcome,
-            }
-        }
-        last
     }
 
     /// The whole parameter data of a service action, by the first path that tells it.
@@ -103,6 +86,19 @@ impl Multipath {
         }
         Err(io::Error::from_raw_os_error(libc::EIO))
     }
+}
+
+/// Sends a request that changes nothing by the first path that carries it.
+fn by_any(reservations: &Reservations, request: &mut Request<'_>) -> io::Result<Completion> {
+    let mut last = Err(io::Error::from_raw_os_error(libc::ENODEV));
+    for path in reservations.known.by_preference() {
+        let Some(path) = reservations.paths.get(path) else { continue };
+        match sent(path.host.execute(again(request))) {
+            Outcome::Answered(completion) => return Ok(completion),
+            Outcome::NotSent(outcome) | Outcome::Unknown(outcome) => last = outcome,
+        }
+    }
+    last
 }
 
 /// The length that it takes to have all, where there is more.

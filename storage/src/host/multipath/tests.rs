@@ -157,8 +157,9 @@ impl ScsiHost for Leg {
         }
         let data = match (cdb[0], request.data) {
             (0x12, data) => {
-                let page = [0, 0x83, 0, 8, 0x51, 0x94, 0, 4, 0, 0, 0, port(nexus) as u8];
-                (data, page.to_vec())
+                let mut page = vec![0, 0x83, 0, 8, 0x51, 0x94, 0, 4, 0, 0, 0, 0];
+                put_u16(&mut page, 10, port(nexus));
+                (data, page)
             }
             (0x5e, data) => match target.report(cdb[1]) {
                 Some(report) => (data, report),
@@ -247,7 +248,7 @@ impl Rig {
         self.target.lock().unwrap()
     }
 
-    fn list(&self, host: &dyn ScsiHost, action: u8, kind: u8, list: &[u8]) -> Completion {
+    fn list(host: &dyn ScsiHost, action: u8, kind: u8, list: &[u8]) -> Completion {
         let len = u8::try_from(list.len()).unwrap();
         whole::send(host, &[0x5f, action, kind, 0, 0, 0, 0, 0, len, 0], list, TIMEOUT).unwrap()
     }
@@ -256,7 +257,7 @@ impl Rig {
         let mut list = [0; 24];
         put_u64(&mut list, 0, key);
         put_u64(&mut list, 8, new);
-        self.list(&self.multipath, action, kind, &list)
+        Rig::list(&self.multipath, action, kind, &list)
     }
 
     fn good(&self, action: u8, kind: u8, key: u64, new: u64) {
@@ -268,7 +269,7 @@ impl Rig {
         let mut list = [0; 24];
         put_u64(&mut list, 0, key);
         put_u64(&mut list, 8, new);
-        self.list(&Leg(Arc::clone(&self.target), STRANGER), action, kind, &list).status
+        Rig::list(&Leg(Arc::clone(&self.target), STRANGER), action, kind, &list).status
     }
 
     fn report(&self, action: u8) -> Vec<u8> {
@@ -480,9 +481,9 @@ fn what_several_nexuses_cannot_do_is_refused() {
         let mut list = [0; 28];
         (list[15], list[20]) = (1, flag);
         let refused = refusal(Sense::invalid_parameter(20, Some(bit)));
-        assert_eq!(rig.list(&rig.multipath, 0, 0, &list), refused);
+        assert_eq!(Rig::list(&rig.multipath, 0, 0, &list), refused);
     }
-    assert_eq!(rig.list(&rig.multipath, 0, 0, &[0; 8]), check(5, 0x1a, 0));
+    assert_eq!(Rig::list(&rig.multipath, 0, 0, &[0; 8]), check(5, 0x1a, 0));
     assert_eq!(rig.keys(), []);
 }
 
