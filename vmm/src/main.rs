@@ -2,7 +2,7 @@
 //!
 //! Owns the way from the command line to the exit status: 0 the guest powered off (or reset, where
 //! that ends it), 1 the VMM failed or was forced to end, 2 nothing could be started, 3 the guest
-//! crashed.
+//! crashed. Of `vmm probe`: 0 the device was looked at, 1 it does not answer, 2 it cannot be opened.
 
 mod build;
 mod check;
@@ -23,6 +23,7 @@ mod memory;
 mod output;
 mod poll;
 mod printable;
+mod probe;
 mod signals;
 mod spec;
 mod vcpu;
@@ -34,7 +35,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::Cli;
+use crate::cli::{Cli, Command};
 use crate::exit::Exit;
 use crate::guest::{Guest, Ready, StartError};
 use crate::host::Host;
@@ -50,9 +51,13 @@ fn main() -> ExitCode {
         Err(error) if error.exit_code() == 0 => error.exit(),
         Err(error) => return refuse(&cli::one_line(&error)),
     };
+    if let Some(Command::Probe(options)) = &cli.command {
+        return probe::run(options);
+    }
+    let config = cli.config.unwrap_or_default();
     let host = Host::look();
-    let spec = match config::load(&cli.config, &host) {
-        Ok(spec) if cli.check => return check::tell(&cli.config, &spec, &host),
+    let spec = match config::load(&config, &host) {
+        Ok(spec) if cli.check => return check::tell(&config, &spec, &host),
         Ok(spec) => spec,
         Err(problems) => return refuse(&problems),
     };

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use storage::lun::passthrough::policy::Preset;
 use storage::lun::spec::LunSpec;
 use uuid::Uuid;
 
@@ -134,6 +135,14 @@ pub struct AddressedLun {
     /// What is there.
     pub spec: LunSpec,
 }
+
+/// `controller.lun.policy`: the presets by their names.
+pub(crate) const PRESETS: [(&str, Preset); 4] = [
+    ("read-only", Preset::ReadOnly),
+    ("disk-rw", Preset::DiskRw),
+    ("cluster", Preset::Cluster),
+    ("full", Preset::Full),
+];
 
 #[cfg(test)]
 impl AddressedLun {

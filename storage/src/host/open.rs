@@ -75,6 +75,9 @@ pub enum OpenError {
     /// Another program has it for itself.
     #[error("is in use{}", by(.0.as_ref()))]
     InUse(Option<Holder>),
+    /// There is nothing by which its changes could be heard of.
+    #[error("cannot be watched: {0}")]
+    Watch(io::Error),
     /// There are no locks where its node is.
     #[error("cannot be locked: {0}")]
     NoLocks(io::Error),
@@ -112,6 +115,7 @@ impl OpenError {
             OpenError::InUse(_) => {
                 "end that use, or set shared_nexus = true for each of its users".into()
             }
+            OpenError::Watch(_) => "raise the limits of this user's threads and files".into(),
             OpenError::NoLocks(_) => {
                 "use a node on a file system with locks, or set shared_nexus = true".into()
             }
@@ -173,6 +177,8 @@ enum Purpose {
     Use,
     /// It is looked at: nothing is changed, and nothing kept.
     Check,
+    /// Commands that change nothing are sent to it, whoever has it.
+    Watch,
 }
 
 pub(super) fn open(path: &Path, options: &Options) -> Result<Opened, OpenError> {
@@ -181,6 +187,12 @@ pub(super) fn open(path: &Path, options: &Options) -> Result<Opened, OpenError> 
 
 pub(super) fn check(path: &Path, options: &Options) -> Result<(), OpenError> {
     look(path, options, Purpose::Check).map(drop)
+}
+
+/// Opens the device for reading, without a claim to it.
+pub(super) fn watch(path: &Path) -> Result<Opened, OpenError> {
+    let options = Options { read_only: true, shared_nexus: true, force: true };
+    look(path, &options, Purpose::Watch)
 }
 
 fn look(path: &Path, options: &Options, purpose: Purpose) -> Result<Opened, OpenError> {
@@ -287,6 +299,7 @@ fn claim(file: &File, options: &Options, purpose: Purpose) -> Result<(), OpenErr
     let claimed = match purpose {
         Purpose::Use => lock::take(file, &options),
         Purpose::Check => lock::test(file, &options),
+        Purpose::Watch => Ok(()),
     };
     claimed.map_err(|refused| match refused {
         Refused::InUse(holder) => OpenError::InUse(holder),

@@ -18,7 +18,8 @@ use super::open::{self, Device, OpenError, Opened, Options};
 use super::sys::{self, Command, Direction, Ended, Node, NotSent};
 use super::sysfs::{BlockNode, Hctl, Ports, ScsiDevice};
 use super::{Completion, Data, HostLimits, HostStatus, Request, ScsiHost};
-use super::{filter, privilege};
+use super::{filter, in_use, privilege};
+use crate::backend::lock;
 use crate::scsi::status::Status;
 
 /// A SCSI device of the host, taken until it is dropped.
@@ -40,6 +41,15 @@ impl SgDevice {
             sys::read_by_number(&opened.file).map_err(OpenError::Examine)?;
         }
         Ok(SgDevice { opened, next: AtomicU32::new(0) })
+    }
+
+    /// Opens the device at `path` for looking at it: for reading only, whoever uses it, and without
+    /// taking anything. Commands that change something are not to be sent to it.
+    ///
+    /// # Errors
+    /// [`OpenError`] says why it cannot be used by anybody.
+    pub fn watch(path: &Path) -> Result<SgDevice, OpenError> {
+        Ok(SgDevice { opened: open::watch(path)?, next: AtomicU32::new(0) })
     }
 
     /// Finds out whether [`SgDevice::open`] would succeed. Changes nothing, and takes a block
@@ -100,6 +110,44 @@ impl SgDevice {
         (self.opened.kind() == Node::Sg && self.writable())
             || filter::kernel_allows(cdb, self.writable())
             || privilege::has_rawio()
+    }
+
+    /// All that uses it on the host, as clauses about it: the host itself, and another program.
+    #[must_use]
+    pub fn users(&self) -> Vec<String> {
+        let host = self.block_node().and_then(|block| in_use::look(&block).err());
+        let program = lock::holder_of(self.node());
+        let host = host.map(|user| user.to_string());
+        host.into_iter().chain(program.map(|holder| format!("is in use by {holder}"))).collect()
+    }
+
+    /// Its nodes: that which carries its commands, and the others.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<PathBuf> {
+        let sg = match &self.opened.device {
+            Device::Scsi(device) => device.sg().map(|name| Path::new("/dev").join(name)),
+            Device::Multipath(_) => None,
+        };
+        let others = self.block_node().map(|block| block.path()).into_iter().chain(sg);
+        let mut nodes = vec![self.node().to_owned()];
+        nodes.extend(others.filter(|node| node != self.node()));
+        nodes
+    }
+
+    fn block_node(&self) -> Option<BlockNode> {
+        match &self.opened.device {
+            Device::Scsi(device) => device.block(),
+            Device::Multipath(map) => Some(map.clone()),
+        }
+    }
+
+    /// How it is attached to the host: see [`ScsiDevice::transport`].
+    #[must_use]
+    pub fn transport(&self) -> Option<String> {
+        match &self.opened.device {
+            Device::Scsi(device) => Some(device.transport()),
+            Device::Multipath(_) => None,
+        }
     }
 
     /// Where the host has it; `None` of a multipath map, which is several devices.
@@ -198,6 +246,10 @@ impl ScsiHost for SgDevice {
             resid: ended.resid,
             host_status: HostStatus(ended.host_status),
         })
+    }
+
+    fn carries(&self, cdb: &[u8]) -> bool {
+        self.kernel_allows(cdb)
     }
 
     fn reset_logical_unit(&self) -> io::Result<()> {

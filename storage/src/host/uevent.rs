@@ -37,7 +37,7 @@ pub struct Uevent {
 impl Uevent {
     /// Reads `action@devpath` and `KEY=VALUE`s, each ended by a NUL. `None` where it is no event
     /// of a device.
-    fn parse(message: &[u8]) -> Option<Uevent> {
+    pub(crate) fn parse(message: &[u8]) -> Option<Uevent> {
         let mut strings = message.split(|byte| *byte == 0);
         let header = strings.next()?;
         if !header.contains(&b'@') {

@@ -1,14 +1,10 @@
 //! Commands whose data is a vector: for those who ask a device something themselves.
-#![expect(unsafe_code, reason = "a vector is lent to a command")]
 
 use std::io;
-use std::ptr::NonNull;
 use std::time::Duration;
 
-use libc::iovec;
-
 use super::{Completion, Data, Request, ScsiHost};
-use crate::buffer::DataBuf;
+use crate::buffer;
 
 /// Sends a command and takes up to `len` bytes of data, which are cut where the device ended.
 ///
@@ -21,8 +17,8 @@ pub fn receive(
     timeout: Duration,
 ) -> io::Result<(Completion, Vec<u8>)> {
     let mut bytes = vec![0; len];
-    let completion = lend(&mut bytes, |mut buf| {
-        let data = if len == 0 { Data::None } else { Data::In(&mut buf) };
+    let completion = buffer::lend(&mut bytes, |buf| {
+        let data = if len == 0 { Data::None } else { Data::In(buf) };
         host.execute(Request { cdb, data, timeout })
     })?;
     let left = usize::try_from(completion.resid).unwrap_or(0);
@@ -41,14 +37,8 @@ pub fn send(
     timeout: Duration,
 ) -> io::Result<Completion> {
     let mut bytes = bytes.to_vec();
-    lend(&mut bytes, |buf| {
-        let data = if buf.is_empty() { Data::None } else { Data::Out(&buf) };
+    buffer::lend(&mut bytes, |buf| {
+        let data = if buf.is_empty() { Data::None } else { Data::Out(buf) };
         host.execute(Request { cdb, data, timeout })
     })
-}
-
-fn lend<T>(bytes: &mut [u8], then: impl FnOnce(DataBuf) -> T) -> T {
-    let mut segment = iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-    // SAFETY: the segment and the bytes outlive the call, during which nobody else has them.
-    then(unsafe { DataBuf::from_raw(NonNull::from(&mut segment), 1) })
 }

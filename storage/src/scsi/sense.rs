@@ -65,6 +65,13 @@ impl SenseCode {
         Some(SenseCode::new(SenseKey(key & 0x0f), asc, ascq))
     }
 
+    /// Whether sense data is of a command before the one that it came with, which has not been
+    /// carried out (SPC-6, Deferred errors).
+    #[must_use]
+    pub fn is_deferred(data: &[u8]) -> bool {
+        data.first().is_some_and(|code| matches!(code & 0x7f, 0x71 | 0x73))
+    }
+
     /// Whether it tells of a unit attention condition.
     #[must_use]
     pub fn is_unit_attention(self) -> bool {

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use storage::lun::passthrough::policy::{CommandPattern, PolicySpec, Preset};
+use storage::lun::passthrough::policy::{CommandPattern, PolicySpec};
 use storage::lun::spec::{LunSpec, Overlay, PassthroughSpec};
 use toml::de::DeValue;
 
@@ -15,17 +15,10 @@ use super::problems::{Problems, Refusal};
 use super::tree::{Field, Placed, Table};
 use super::{Surroundings, files, values};
 use crate::host::Host;
+use crate::spec::PRESETS;
 
-const PRESETS: [(&str, Preset); 4] = [
-    ("read-only", Preset::ReadOnly),
-    ("disk-rw", Preset::DiskRw),
-    ("cluster", Preset::Cluster),
-    ("full", Preset::Full),
-];
 /// Commands at a device at a time, at most: each has a thread.
 const QUEUE_DEPTH_MAX: u16 = 256;
-/// OPERATION CODE of PERSISTENT RESERVE OUT
-const PERSISTENT_RESERVE_OUT: u8 = 0x5f;
 
 /// Reads one LUN.
 pub(super) fn spec(
@@ -108,10 +101,21 @@ fn broker(value: &DeValue<'_>, base: &Path) -> Result<PathBuf, Refusal> {
 fn policy(table: &Table<'_>, problems: &mut Problems<'_>) -> PolicySpec {
     let preset = |value: &_| values::one_of(value, &PRESETS);
     let preset = given(table.read("policy", preset, problems)).unwrap_or_default();
-    let mut commands = |key| -> Vec<CommandPattern> {
-        given(table.read_each(key, values::commands, problems)).unwrap_or_default()
-    };
-    PolicySpec { preset, allow: commands("allow"), deny: commands("deny") }
+    let allow = table.read_each("allow", allowed, problems);
+    let deny = table.read_each("deny", values::commands, problems);
+    PolicySpec {
+        preset,
+        allow: given(allow).unwrap_or_default(),
+        deny: given(deny).unwrap_or_default(),
+    }
+}
+
+fn allowed(value: &DeValue<'_>) -> Result<CommandPattern, Refusal> {
+    let commands = values::commands(value)?;
+    match commands.never_forwarded() {
+        Some(why) => Err(Refusal::new(why, "remove it")),
+        None => Ok(commands),
+    }
 }
 
 /// Reports that reservations are to be made by a nexus that others share: they would hold for all
@@ -120,12 +124,11 @@ fn fencing(table: &Table<'_>, spec: &PassthroughSpec, problems: &mut Problems<'_
     let (Some(allow), Some(shared)) = (table.place("allow"), table.place("shared_nexus")) else {
         return;
     };
-    let reserve = PERSISTENT_RESERVE_OUT..=PERSISTENT_RESERVE_OUT;
-    if spec.shared_nexus && spec.policy.allow.iter().any(|commands| commands.opcodes == reserve) {
+    if spec.shared_nexus && spec.policy.allow.iter().any(CommandPattern::reserves) {
         let what =
             format!("controller.lun.allow with the shared_nexus at line {}", problems.line(shared));
         let why = "a reservation would hold for everybody who shares the nexus";
-        let remedy = "remove PERSISTENT RESERVE OUT, or use a nexus of the guest's own";
+        let remedy = "remove what reserves, or use a nexus of the guest's own";
         problems.report(allow, what, &Refusal::new(why, remedy));
     }
 }

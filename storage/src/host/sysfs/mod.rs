@@ -13,7 +13,7 @@ use std::str::FromStr;
 mod block;
 mod ports;
 #[cfg(test)]
-pub(super) mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 

@@ -6,40 +6,40 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use super::Sysfs;
+use super::{BlockNode, Folder, Sysfs};
 
 /// A folder that looks like a sysfs with SCSI in it.
-pub(in super::super) struct Tree(TempDir);
+pub(crate) struct Tree(TempDir);
 
 impl Tree {
-    pub(in super::super) fn new() -> Tree {
+    pub(crate) fn new() -> Tree {
         let tree = Tree(tempfile::tempdir().unwrap());
         fs::create_dir_all(tree.0.path().join("bus/scsi/devices")).unwrap();
         tree
     }
 
-    pub(in super::super) fn sysfs(&self) -> Sysfs {
+    pub(crate) fn sysfs(&self) -> Sysfs {
         Sysfs::at(self.0.path())
     }
 
-    pub(in super::super) fn file(&self, path: &str, text: &str) {
+    pub(crate) fn file(&self, path: &str, text: &str) {
         let path = self.0.path().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, format!("{text}\n")).unwrap();
     }
 
-    pub(in super::super) fn link(&self, path: &str, target: &str) {
+    pub(crate) fn link(&self, path: &str, target: &str) {
         let path = self.0.path().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         symlink(self.0.path().join(target), path).unwrap();
     }
 
-    pub(in super::super) fn remove(&self, path: &str) {
+    pub(crate) fn remove(&self, path: &str) {
         fs::remove_dir_all(self.0.path().join(path)).unwrap();
     }
 
     /// A SCSI device at `address` below `parent`; returns its folder.
-    pub(in super::super) fn device(&self, parent: &str, address: &str) -> String {
+    pub(crate) fn device(&self, parent: &str, address: &str) -> String {
         let folder = format!("devices/{parent}/{address}");
         self.file(&format!("{folder}/state"), "running");
         self.file(&format!("{folder}/queue_depth"), "32");
@@ -50,14 +50,14 @@ impl Tree {
     }
 
     /// The block node `name` with `number` of the device in the folder `device`.
-    pub(in super::super) fn disk(&self, device: &str, name: &str, number: &str) -> String {
+    pub(crate) fn disk(&self, device: &str, name: &str, number: &str) -> String {
         let folder = self.block(&format!("{device}/block/{name}"), number);
         self.link(&format!("{folder}/device"), device);
         folder
     }
 
     /// A block node in `folder`.
-    pub(in super::super) fn block(&self, folder: &str, number: &str) -> String {
+    pub(crate) fn block(&self, folder: &str, number: &str) -> String {
         self.file(&format!("{folder}/dev"), number);
         for (attribute, value) in [
             ("max_sectors_kb", "1280"),
@@ -72,8 +72,13 @@ impl Tree {
         folder.to_owned()
     }
 
+    /// What is known of the block node in `folder`.
+    pub(crate) fn block_node(&self, folder: &str) -> BlockNode {
+        BlockNode::new(self.sysfs(), Folder(self.0.path().join(folder)))
+    }
+
     /// The character node `name` of `class` of the device in the folder `device`.
-    pub(in super::super) fn char(&self, device: &str, class: &str, name: &str, number: &str) {
+    pub(crate) fn char(&self, device: &str, class: &str, name: &str, number: &str) {
         let folder = format!("{device}/{class}/{name}");
         self.file(&format!("{folder}/uevent"), &format!("MAJOR=1\nDEVNAME={name}"));
         self.link(&format!("{folder}/device"), device);
@@ -81,7 +86,7 @@ impl Tree {
     }
 
     /// A volume of the device mapper on `legs`.
-    pub(in super::super) fn volume(&self, uuid: &str, legs: &[&str]) -> String {
+    pub(crate) fn volume(&self, uuid: &str, legs: &[&str]) -> String {
         let folder = self.block("devices/virtual/block/dm-0", "253:0");
         self.file(&format!("{folder}/dm/uuid"), uuid);
         self.file(&format!("{folder}/dm/name"), "mpatha");

@@ -196,6 +196,15 @@ mod tests {
         assert!(carries(&mut OwnedBuf::aligned(&[4096, 4096, 4096], 4096)));
         assert!(!carries(&mut OwnedBuf::aligned(&[4097, 4096, 4096], 4096)));
         assert!(!carries(&mut OwnedBuf::aligned(&[512; 4], 4096)));
+        let mut late = OwnedBuf::aligned(&[16384], 4096);
+        let carries_late = |skip| {
+            late.with(|data| {
+                data.advance(skip);
+                data.truncate(12288);
+                limits.carries(data)
+            })
+        };
+        assert_eq!([0, 8, 4096].map(carries_late), [true, false, true]);
         assert!(carries(&mut OwnedBuf::aligned(&[12288], 4096)));
         assert!(carries(&mut OwnedBuf::zeroed(&[])));
     }

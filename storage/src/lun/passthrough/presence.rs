@@ -34,6 +34,14 @@ pub enum Sight {
     Gone,
 }
 
+impl Sight {
+    /// The blocks of 512 bytes, where they are known.
+    #[must_use]
+    pub fn sectors(self) -> Option<u64> {
+        if let Sight::Running(sectors) = self { sectors } else { None }
+    }
+}
+
 impl Place {
     /// That of an open device.
     #[must_use]

@@ -97,7 +97,7 @@ fn each_policy_has_its_name() {
 }
 
 #[test]
-fn values() {
+fn which_device_and_what_is_allowed() {
     each_has_one_problem(&[
         (
             "{BOOT}[[controller]]\n[[controller.lun]]\npassthrough = { target_wwpn = \
@@ -128,6 +128,16 @@ fn values() {
             "{BOOT}{DEVICE}deny = ['42', 5]",
             "6:15: controller.lun.deny = 5: not a string; write it in quotes",
         ),
+        (
+            "{BOOT}{DEVICE}allow = ['4c', 'report luns']",
+            "6:16: controller.lun.allow = \"report luns\": the VMM answers it itself; remove it",
+        ),
+    ]);
+}
+
+#[test]
+fn options() {
+    each_has_one_problem(&[
         (
             "{BOOT}{DEVICE}read_only = 1",
             "6:13: controller.lun.read_only = 1: not a boolean; write true or false",
@@ -300,8 +310,7 @@ fn nobody_fences_by_a_nexus_that_is_shared() {
     each_has_one_problem(&[(
         "{BOOT}{DEVICE}shared_nexus = true\nallow = ['5e', '5f/03']",
         "7:9: controller.lun.allow with the shared_nexus at line 6: a reservation would hold for \
-         everybody who shares the nexus; remove PERSISTENT RESERVE OUT, or use a nexus of the \
-         guest's own",
+         everybody who shares the nexus; remove what reserves, or use a nexus of the guest's own",
     )]);
 }
 
@@ -311,7 +320,7 @@ fn a_device_that_cannot_be_opened_is_refused_beside_all_else() {
     let host = Host { device: storage::lun::check, ..plenty() };
     let lines = fixture.problems_on(&host, format!("{BOOT}{DEVICE}timeout = 1"));
     let why = "guest1.toml:5:15: controller.lun.passthrough: a.raw is not a SCSI device; name a \
-               /dev/sg or /dev/sd node";
+               /dev/sg or /dev/sd node, or emulate a disk on it by block";
     assert_eq!(lines.first().map(String::as_str), Some(why));
     assert_eq!(lines.len(), 2, "{lines:?}");
     assert!(!Path::new("a.raw").exists());

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use super::{ExamineError, Facts, is_inquiry};
-use crate::buffer;
-use crate::host::{Completion, Data, HostStatus, Request, ScsiHost};
+use crate::host::{Completion, HostStatus, ScsiHost, whole};
 use crate::scsi::mode;
 use crate::scsi::sense::{SenseCode, SenseKey};
 use crate::scsi::status::Status;
@@ -60,12 +59,7 @@ impl<'a> Probe<'a> {
     }
 
     fn send(&mut self, cdb: &[u8], len: usize) -> Result<End, ExamineError> {
-        let mut bytes = vec![0; len];
-        let completion = buffer::lend(&mut bytes, |buf| {
-            self.host.execute(Request { cdb, data: Data::In(buf), timeout: TIMEOUT })
-        })?;
-        let missing = usize::try_from(completion.resid).unwrap_or(0);
-        bytes.truncate(len.saturating_sub(missing));
+        let (completion, bytes) = whole::receive(self.host, cdb, len, TIMEOUT)?;
         match completion.host_status {
             HostStatus::OK => Ok(self.judge(&completion, bytes)),
             HostStatus::BUS_BUSY
@@ -89,7 +83,10 @@ impl<'a> Probe<'a> {
             Status::CHECK_CONDITION => {}
             _ => return End::Refused,
         }
-        let code = SenseCode::of(&completion.sense).unwrap_or(SenseCode::NO_SENSE);
+        let code = SenseCode::of(&completion.sense);
+        let Some(code) = code.filter(|_| !SenseCode::is_deferred(&completion.sense)) else {
+            return End::Again { pause: true };
+        };
         match code.key {
             SenseKey::NO_SENSE | SenseKey::RECOVERED_ERROR => End::Data(bytes),
             SenseKey::UNIT_ATTENTION => {

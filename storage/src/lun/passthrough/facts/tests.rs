@@ -155,6 +155,7 @@ fn commands_come_with_their_times() {
     );
     assert_eq!(commands.find(&Cdb::new(&[0x9e, 0x10])).unwrap().cdb_len, 16);
     assert!(commands.find(&Cdb::new(&[0x7f, 0, 0, 0, 0, 0, 0, 24, 0, 9])).is_some());
+    assert!(commands.find(&Cdb::new(&[0x7f, 0, 0, 0, 0, 0, 0, 24, 0, 0x0b])).is_none());
     assert!(commands.find(&Cdb::new(&[0x9e, 0x12])).is_none(), "past the stated length");
     assert!(recorded(recorded::DISK_512).commands.unwrap().find(&Cdb::new(&[0x28])).is_some());
     assert_eq!(recorded(recorded::LIO).commands, None);
@@ -180,6 +181,26 @@ fn a_device_that_ignores_evpd_has_no_pages() {
     }
     let facts = examine(&host).unwrap();
     assert_eq!((facts.pages, facts.serial, facts.identification), (None, None, None));
+}
+
+#[test]
+fn an_answer_that_is_another_page_is_none() {
+    let mut device = FakeDevice::default();
+    device.vpd.insert(0x80, vec![0, 0x83, 0, 4, b'N', b'O', b'N', b'E']);
+    assert_eq!(of(device).serial, None);
+}
+
+#[test]
+fn the_end_of_another_command_is_no_answer() {
+    let host = FakeHost::default();
+    let deferred = vec![0x71, 0, 5, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x24, 0, 0, 0, 0, 0];
+    for sense in [deferred, vec![]] {
+        let status = Status::CHECK_CONDITION;
+        let end = crate::host::Completion { status, sense, ..Default::default() };
+        host.on(0x9e, Outcome::End(end));
+    }
+    assert_eq!(examine(&host).unwrap().medium.unwrap().blocks, 2048);
+    assert_eq!(host.take_cdbs().iter().filter(|cdb| cdb[0] == 0x9e).count(), 3);
 }
 
 #[test]

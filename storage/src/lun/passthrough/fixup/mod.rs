@@ -178,14 +178,12 @@ enum Verdict {
 
 impl Verdict {
     fn of(completion: &Completion) -> Verdict {
-        const DEFERRED: [u8; 2] = [0x71, 0x73];
         let Completion { status, sense, host_status: HostStatus::OK, .. } = completion else {
             return Verdict::Failed;
         };
-        let deferred = sense.first().is_some_and(|code| DEFERRED.contains(&(code & 0x7f)));
         match (*status, SenseCode::of(sense).map(|code| code.key)) {
             (Status::GOOD, _) => Verdict::Data,
-            (Status::CHECK_CONDITION, Some(key)) if !deferred => match key {
+            (Status::CHECK_CONDITION, Some(key)) if !SenseCode::is_deferred(sense) => match key {
                 SenseKey::NO_SENSE | SenseKey::RECOVERED_ERROR => Verdict::Data,
                 SenseKey::ILLEGAL_REQUEST => Verdict::Refused,
                 _ => Verdict::Failed,

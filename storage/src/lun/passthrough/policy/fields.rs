@@ -49,7 +49,12 @@ impl Fields {
 
     /// Whether what passes modifies nothing, though the command can.
     pub(super) fn is_harmless(self) -> bool {
-        self == Fields::WriteEchoBuffer
+        matches!(self, Fields::WriteEchoBuffer | Fields::DefaultSelfTest | Fields::SendKey)
+    }
+
+    /// Whether what it stops modifies something, though the command usually does not.
+    pub(super) fn protects(self) -> bool {
+        self == Fields::LogSense
     }
 
     /// What passes, for a person; `None` for all.
@@ -66,6 +71,11 @@ impl Fields {
             Fields::ShortErase => "without LONG",
             Fields::SendKey => "but for the region",
         })
+    }
+
+    /// Whether MODE decides, which REPORT SUPPORTED OPERATION CODES may take for a service action.
+    pub(super) fn is_of_mode(self) -> bool {
+        matches!(self, Fields::WriteEchoBuffer | Fields::ReadEchoBuffer)
     }
 
     /// Whether a field of a parameter list decides.

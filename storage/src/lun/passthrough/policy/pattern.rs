@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use super::Virtual;
-use crate::scsi::command::{Command, Purpose, commands};
+use crate::scsi::command::{Command, Effect, Purpose, commands};
 
 /// Some commands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +44,14 @@ impl CommandPattern {
             return Some("no host can forward it");
         }
         all(Virtual::answers_always).then_some("the VMM answers it itself")
+    }
+
+    /// Whether all that it names makes or breaks reservations, which a nexus that others share
+    /// would do for them too.
+    #[must_use]
+    pub fn reserves(&self) -> bool {
+        let mut named = commands().filter(|command| self.names(command)).peekable();
+        named.peek().is_some() && named.all(|command| command.effect == Effect::Reservations)
     }
 
     fn names(&self, command: &Command) -> bool {

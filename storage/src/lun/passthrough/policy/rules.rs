@@ -27,6 +27,11 @@ impl Rule {
         self.ruling != Ruling::Refuse
     }
 
+    /// Whether some of its CDBs go to the device.
+    pub(super) fn is_forwarded(self) -> bool {
+        matches!(self.ruling, Ruling::Forward(_)) && !self.protected
+    }
+
     fn withhold(&mut self, carries: bool) {
         if matches!(self.ruling, Ruling::Forward(_)) && !carries {
             *self = Rule::REFUSED;
@@ -78,8 +83,8 @@ pub(super) struct Rules<'a> {
 }
 
 impl Rules<'_> {
-    /// Whether the initiator should find the medium write-protected.
-    pub(super) fn write_protected(&self) -> bool {
+    /// Whether a command that modifies is refused for that.
+    pub(super) fn protects(&self) -> bool {
         self.read_only || self.spec.preset == Preset::ReadOnly
     }
 
@@ -113,17 +118,22 @@ impl Rules<'_> {
         let is_in = |patterns: &[CommandPattern]| {
             patterns.iter().any(|pattern| pattern.matches(opcode, action, command))
         };
-        if is_in(&self.spec.deny) || self.is_out_of_the_question(command) {
+        let answered = command.is_some_and(Virtual::answers_always);
+        let denied = is_in(&self.spec.deny) && !answered;
+        if denied || self.is_out_of_the_question(opcode, command) {
             return Rule::REFUSED;
         }
         self.allowed(command, is_in(&self.spec.allow))
     }
 
-    fn is_out_of_the_question(&self, command: Option<&Command>) -> bool {
-        command.is_some_and(|command| {
-            command.purpose == Purpose::Never
-                || self.shared_nexus && command.effect == Effect::Reservations
-        })
+    /// An unknown service action of an opcode that is there for reservations makes no exception.
+    fn is_out_of_the_question(&self, opcode: u8, command: Option<&Command>) -> bool {
+        let reserves = |command: &Command| command.effect == Effect::Reservations;
+        match command {
+            Some(command) if command.purpose == Purpose::Never => true,
+            Some(command) => self.shared_nexus && reserves(command),
+            None => self.shared_nexus && Command::of_opcode(self.device_type, opcode).any(reserves),
+        }
     }
 
     /// The rule of a command that is not denied; `named` if it is explicitly allowed. Nobody knows
@@ -133,10 +143,9 @@ impl Rules<'_> {
         if let Some(answer) = command.and_then(|command| self.answered(command, everything)) {
             return Rule { ruling: Ruling::Virtual(answer), protected: false };
         }
-        let fields = match command {
-            Some(command) if !everything => Fields::of(command, self.device_type),
-            _ => Fields::Any,
-        };
+        let fields = command.map_or(Fields::Any, |command| Fields::of(command, self.device_type));
+        let lifted = everything && !(self.read_only && fields.protects());
+        let fields = if lifted { Fields::Any } else { fields };
         let modifies =
             command.is_none_or(|command| command.effect.modifies()) && !fields.is_harmless();
         let purpose = command.map_or(Purpose::Administering, |command| command.purpose);

@@ -71,12 +71,16 @@ impl Policy {
         if slot.is_refused() {
             return Listing::No;
         }
-        let Some(action) = action.or_else(|| slot.is_plain().then_some(0)) else {
+        if action.is_none() && !slot.is_plain() {
             return Listing::Device;
-        };
-        match slot.rule(action).ruling {
+        }
+        match slot.rule(action.unwrap_or(0)).ruling {
             Ruling::Refuse => Listing::No,
             Ruling::Virtual(answer) => Listing::Virtual(answer.row()),
+            Ruling::Forward(fields) if action.is_some() && fields.is_of_mode() => {
+                let allowed = fields.check(&bare_cdb(opcode, action)).is_ok();
+                if allowed { Listing::Device } else { Listing::No }
+            }
             Ruling::Forward(_) => Listing::Device,
         }
     }

@@ -72,14 +72,13 @@ impl Pieces {
 
     /// Blocks of the next piece: it ends where the alignment is best, if it reaches that.
     fn next_blocks(&self) -> u32 {
-        let most = self.most.min(self.rest.family.most_blocks());
-        if self.rest.blocks <= most {
+        if self.rest.blocks <= self.most {
             return self.rest.blocks;
         }
-        let end = self.rest.lba.saturating_add(most.into());
+        let end = self.rest.lba.saturating_add(self.most.into());
         let beyond = end.checked_rem(self.granularity.into()).unwrap_or(0);
         let beyond = u32::try_from(beyond).unwrap_or(0);
-        if beyond < most { most - beyond } else { most }
+        if beyond < self.most { self.most - beyond } else { self.most }
     }
 }
 
@@ -210,14 +209,6 @@ impl Family {
             Family::Sixteen => 0x88,
         };
         if write { read + 2 } else { read }
-    }
-
-    fn most_blocks(self) -> u32 {
-        match self {
-            Family::Six => 256,
-            Family::Ten => u16::MAX.into(),
-            Family::Twelve | Family::Sixteen => u32::MAX,
-        }
     }
 
     fn with_room_for(self, lba: u64) -> Family {

@@ -14,6 +14,8 @@ pub(super) struct Wanted(pub(super) u8);
 impl Wanted {
     /// Who is it? And where it is gone, is it back?
     pub(super) const CHECK: Wanted = Wanted(1);
+    /// The host has given the device up: nothing of it is to be held.
+    pub(super) const LOST: Wanted = Wanted(1 << 5);
     /// What does it say about itself?
     pub(super) const REFRESH: Wanted = Wanted(1 << 1);
     /// The same, and the initiator is told that limits changed.

@@ -21,8 +21,13 @@ use crate::scsi::sense::SenseCode;
 /// Asks what is wanted. Blocks as long as the device does not answer.
 pub(super) fn carry_out(unit: &dyn Watched, wanted: Wanted) {
     let watch = unit.watch();
-    if wanted.has(Wanted::CHECK) || !watch.pin.is_trusted() {
+    if wanted.has(Wanted::LOST) {
+        let_go(unit);
+    }
+    if !watch.pin.is_trusted() {
         find_out(unit);
+    }
+    if wanted.has(Wanted::CHECK) {
         watch.pin.end_check();
     }
     let about = Wanted::REFRESH.and(Wanted::LIMITS).and(Wanted::CAPACITY);
@@ -65,7 +70,7 @@ fn check(unit: &dyn Watched) -> bool {
     let checked = match ask(unit, host.as_ref(), |host| watch.pin.check(host)) {
         Ok(checked) => checked,
         Err(Mistaken::Unknown(Unknown::Io(error))) if is_gone(&error) => {
-            lose(unit, "the device is gone");
+            let_go(unit);
             return false;
         }
         Err(mistaken) if mistaken.is_certain() => {
@@ -121,10 +126,7 @@ fn return_by(unit: &dyn Watched, connection: Connection) -> Result<bool, String>
     let checked = watch.pin.check(host.as_ref()).map_err(|mistaken| mistaken.to_string())?;
     {
         let mut presence = watch.presence();
-        presence.place = place;
-        presence.connected = true;
-        presence.away_since = None;
-        presence.sectors = None;
+        *presence = Presence::new(place, presence.hidden);
     }
     unit.set_host(Arc::clone(&host));
     if !examine_again(unit, host.as_ref()) {
@@ -191,11 +193,11 @@ fn look_at_reservations(unit: &dyn Watched) {
 }
 
 /// The host has given the device up: nothing of it is held any more.
-pub(super) fn lose(unit: &dyn Watched, why: &str) {
+fn let_go(unit: &dyn Watched) {
     let mut presence = unit.watch().presence();
     if presence.connected {
         presence.connected = false;
-        hide(unit, &mut presence, why);
+        hide(unit, &mut presence, "the host has removed its device");
         drop(presence);
         unit.set_host(Arc::new(Absent));
     }

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use super::mirror::Mirror;
 use super::pin::{Pin, Refusal};
-use super::presence::{Place, Sight};
+use super::presence::Place;
 use super::reservations::{Order, Reservations};
 use crate::host::{HostLimits, OpenError, ScsiHost};
 use crate::lun::UnitEvents;
@@ -135,14 +135,7 @@ impl Watch {
             reservations: reservations.then(Reservations::default),
             path: spec.path.clone(),
             path_timeout: spec.path_timeout,
-            presence: Mutex::new(Presence {
-                place,
-                connected: true,
-                hidden: false,
-                away_since: None,
-                sectors: None,
-                complaint: String::new(),
-            }),
+            presence: Mutex::new(Presence::new(place, false)),
             errands: Errands::default(),
             clock: Clock::default(),
             registration: OnceLock::new(),
@@ -170,10 +163,14 @@ impl Watch {
         self.consider(code);
     }
 
-    /// Commands were ended by a reset, or one of our own reset it.
+    /// Commands were ended by a reset: the initiator hears of it at once, unless it just has from
+    /// the device.
     pub fn device_reset(&self) {
         let code = SenseCode::BUS_DEVICE_RESET_FUNCTION_OCCURRED;
-        self.mirror.should_raise(code, self.clock.now());
+        let unit = self.registration.get().and_then(|registration| registration.unit.upgrade());
+        if let Some(unit) = unit.filter(|_| self.mirror.claim(code, self.clock.now())) {
+            announce(unit.as_ref(), code);
+        }
         self.pin.suspect();
         self.wake();
     }
@@ -192,7 +189,7 @@ impl Watch {
     }
 
     /// To be called before a command of the initiator's is sent, with its parameter list, and what
-    /// it returns to be handed to [`Watch::ordered`] with the device's status, or dropped where
+    /// it returns to be handed to [`Watch::ended`] with the device's status, or dropped where
     /// there is none.
     pub fn order(&self, cdb: &Cdb, parameters: &[u8]) -> Option<Order<'_>> {
         self.reservations.as_ref()?.order(cdb, parameters)
@@ -209,7 +206,6 @@ impl Watch {
     fn consider(&self, code: SenseCode) {
         if may_be_another(code) {
             self.pin.suspect();
-            self.wake();
         }
         if may_say_something_else(code) {
             self.want(Wanted::REFRESH);
@@ -243,6 +239,13 @@ impl Watch {
 }
 
 impl Presence {
+    /// That of a device which has just been opened.
+    fn new(place: Place, hidden: bool) -> Presence {
+        let sectors = place.look().sectors();
+        let complaint = String::new();
+        Presence { place, connected: true, hidden, away_since: None, sectors, complaint }
+    }
+
     /// Says something about the logical unit, once.
     fn complain(&mut self, level: log::Level, unit: &dyn Watched, complaint: &str) {
         if self.complaint != complaint {

@@ -6,7 +6,7 @@
 //! from its commands what the device tells.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,9 +17,10 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use super::errands::Wanted;
 use super::inquiries;
 use super::notice::Notice;
-use super::{Registration, Sight, Watch, Watched, announce, may_be_another};
+use super::{Registration, Watch, Watched, announce};
 use crate::host::sysfs::Hctl;
 use crate::host::uevent::{Event, Uevent, Uevents};
+use crate::lun::passthrough::presence::Sight;
 use crate::lun::passthrough::reservations::Reservations;
 use crate::scsi::sense::SenseCode;
 
@@ -42,6 +43,7 @@ struct Entry {
     unit: Weak<dyn Watched>,
     /// Whose events are its own, as of the last look.
     addresses: Vec<Hctl>,
+    last_look: Option<Instant>,
     next_look: Instant,
 }
 
@@ -80,7 +82,7 @@ impl Watcher {
     /// A watcher with a thread that hears `events`.
     fn start(events: Option<Uevents>) -> io::Result<Arc<Watcher>> {
         let watcher = Arc::new(Watcher::idle()?);
-        let ears = Ears::new(watcher.wake.try_clone()?, events)?;
+        let ears = Ears::of(&watcher, events)?;
         let watched = Arc::downgrade(&watcher);
         thread::Builder::new().name("scsi-watch".into()).spawn(move || ears.listen(&watched))?;
         Ok(watcher)
@@ -102,7 +104,8 @@ impl Watcher {
         }
         let addresses = watch.presence().place.addresses();
         let next_look = watch.clock.now();
-        self.lock().units.push(Entry { unit: Arc::downgrade(unit), addresses, next_look });
+        let unit = Arc::downgrade(unit);
+        self.lock().units.push(Entry { unit, addresses, last_look: None, next_look });
         self.wake();
     }
 
@@ -133,7 +136,8 @@ impl Watcher {
     /// Tells initiators what is due.
     fn tell(&self, now: Instant) -> Instant {
         let mut next = now + ROUND;
-        for (unit, next_look) in self.lock().watched() {
+        let watched = self.lock().watched();
+        for (unit, next_look) in watched {
             let mirror = &unit.watch().mirror;
             for code in mirror.due(now) {
                 announce(unit.as_ref(), code);
@@ -181,7 +185,7 @@ impl Entries {
         for entry in &mut self.units {
             if let Some(unit) = entry.unit.upgrade() {
                 unit.watch().pin.suspect();
-                entry.next_look = now;
+                entry.look_by(now);
             }
         }
     }
@@ -193,7 +197,11 @@ impl Entries {
             _ => (now, 0),
         };
         let due = self.units.iter_mut().enumerate().filter(|(_, entry)| entry.next_look <= now);
-        let due = due.take(LOOKS.saturating_sub(used)).filter_map(|(place, entry)| {
+        let mut due: Vec<_> = due.collect();
+        // Who has waited longest comes first, so that all have their turn.
+        due.sort_by_key(|(_, entry)| entry.last_look);
+        let due = due.into_iter().take(LOOKS.saturating_sub(used)).filter_map(|(place, entry)| {
+            entry.last_look = Some(now);
             entry.next_look = now + ROUND;
             Some((entry.unit.upgrade()?, place))
         });
@@ -220,28 +228,31 @@ impl Entry {
         let is_node = watch.presence().place.is_node_of(event);
         match notice {
             Notice::Removed if is_node || (is_own && self.addresses.len() == 1) => {
-                inquiries::lose(unit, "the host has removed its device");
-                self.next_look = now;
+                watch.remove();
             }
             Notice::Added if !watch.presence().connected => {
                 // By another name, which udev may yet have to make.
                 let soon = if is_own { now } else { now + SECOND };
-                self.next_look = self.next_look.min(soon);
+                self.look_by(soon);
             }
             Notice::Attention(code) if is_own || is_node => {
                 watch.mirror.should_raise(code, now);
                 watch.consider(code);
-                self.next_look = now;
+                self.look_by(now);
             }
             Notice::Attention(SenseCode::REPORTED_LUNS_DATA_HAS_CHANGED)
                 if address.is_some_and(|other| self.shares_target(other)) =>
             {
                 watch.pin.suspect();
-                self.next_look = now;
+                self.look_by(now);
             }
-            Notice::Look | Notice::Removed if is_own || is_node => self.next_look = now,
+            Notice::Look | Notice::Removed if is_own || is_node => self.look_by(now),
             _ => {}
         }
+    }
+
+    fn look_by(&mut self, time: Instant) {
+        self.next_look = self.next_look.min(time);
     }
 
     fn shares_target(&self, other: Hctl) -> bool {
@@ -251,6 +262,12 @@ impl Entry {
 }
 
 impl Watch {
+    /// The host has removed the device. Another may have its address already.
+    fn remove(&self) {
+        self.pin.close();
+        self.want(Wanted::LOST.and(Wanted::CHECK));
+    }
+
     /// Looks at sysfs, and has errands run for what it shows. Returns the addresses that are its
     /// own.
     fn look(&self, unit: &dyn Watched, now: Instant) -> Vec<Hctl> {
@@ -277,9 +294,8 @@ impl Watch {
         }
         match sight {
             Sight::Gone => {
-                drop(presence);
-                inquiries::lose(unit, "the host has removed its device");
-                return Wanted::CHECK;
+                self.pin.close();
+                return Wanted::LOST.and(Wanted::CHECK);
             }
             Sight::Blocked => {
                 presence.away_since.get_or_insert(now);
@@ -308,8 +324,9 @@ impl Watch {
         if unit.host().limits().is_ok_and(|limits| limits != unit.limits()) {
             wanted = wanted.and(Wanted::LIMITS);
         }
-        let before = std::mem::replace(&mut self.presence().sectors, sectors);
-        if before.is_some() && sectors.is_some() && before != sectors {
+        if let Some(now) = sectors
+            && self.presence().sectors.replace(now).is_some_and(|before| before != now)
+        {
             wanted = wanted.and(Wanted::CAPACITY);
         }
         if self.reservations.as_ref().is_some_and(Reservations::is_registered) {
@@ -321,15 +338,15 @@ impl Watch {
 
 /// What the thread waits for.
 #[derive(Debug)]
-struct Ears {
+pub(super) struct Ears {
     epoll: Epoll,
     wake: EventFd,
     events: Option<Uevents>,
 }
 
 impl Ears {
-    fn new(wake: EventFd, events: Option<Uevents>) -> io::Result<Ears> {
-        use std::os::fd::AsFd;
+    pub(super) fn of(watcher: &Watcher, events: Option<Uevents>) -> io::Result<Ears> {
+        let wake = watcher.wake.try_clone()?;
         let epoll = Epoll::new()?;
         let fds = [Some(wake.as_raw_fd()), events.as_ref().map(|it| it.as_fd().as_raw_fd())];
         for fd in fds.into_iter().flatten() {
@@ -338,7 +355,7 @@ impl Ears {
         Ok(Ears { epoll, wake, events })
     }
 
-    fn listen(mut self, watcher: &Weak<Watcher>) {
+    pub(super) fn listen(mut self, watcher: &Weak<Watcher>) {
         let mut next = Instant::now();
         loop {
             self.wait(next.saturating_duration_since(Instant::now()));

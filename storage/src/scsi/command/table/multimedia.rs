@@ -31,7 +31,7 @@ pub(super) static COMMANDS: &[Command] = &[
     asks(CD, 0x5c, "READ BUFFER CAPACITY", bytes(7, 2)),
     sends(0x5d, "SEND CUE SHEET", bytes(6, 3)),
     writes(CD, 0xa1, "BLANK", Transfer::None).long(),
-    sends(0xa3, "SEND KEY", bytes(8, 2)),
+    sets(CD, 0xa3, "SEND KEY", bytes(8, 2)).using(),
     // A grant of authentication is given out once.
     asks(CD, 0xa4, "REPORT KEY", bytes(8, 2)).using().once(),
     acts(CD, 0xa5, "PLAY AUDIO(12)"),

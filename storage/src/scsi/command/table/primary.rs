@@ -27,7 +27,7 @@ pub(super) static COMMANDS: &[Command] = &[
     copies(0x18, "COPY", bytes(2, 3)),
     asks(ALL, 0x1a, "MODE SENSE(6)", bytes(4, 1)),
     asks(ALL, 0x1c, "RECEIVE DIAGNOSTIC RESULTS", bytes(3, 2)).once(),
-    diagnoses(),
+    sets(ALL, 0x1d, "SEND DIAGNOSTIC", bytes(3, 2)).using().long(),
     acts(REMOVABLE, 0x1e, "PREVENT ALLOW MEDIUM REMOVAL"),
     acts(ALL.but(REMOVABLE), 0x1e, "PREVENT ALLOW MEDIUM REMOVAL").administering(),
     copies(0x39, "COMPARE", bytes(3, 3)),
@@ -102,10 +102,6 @@ const fn copies(opcode: u8, name: &'static str, transfer: Transfer) -> Command {
 /// A command of another set, which may do anything.
 const fn passes(types: DeviceTypes, opcode: u8, name: &'static str) -> Command {
     writes(types, opcode, name, Transfer::Buffers).toward(Direction::Either).administering().long()
-}
-
-const fn diagnoses() -> Command {
-    sets(ALL, 0x1d, "SEND DIAGNOSTIC", bytes(3, 2)).with(Effect::Condition).using().long()
 }
 
 // Array controllers have rows of their own.
