@@ -4,7 +4,7 @@
 #![expect(unsafe_code, reason = "credentials of a thread, and buffers that are lent")]
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
@@ -42,7 +42,9 @@ impl Process {
         let child = Command::new(program).args(arguments).stdin(Stdio::null()).spawn().unwrap();
         let process = Process(child);
         let end = Instant::now() + Duration::from_secs(60);
-        while UnixStream::connect(socket).is_err() {
+        // Its hello: by then it has given up its privileges.
+        let hello = || UnixStream::connect(socket)?.read_exact(&mut [0; 4]);
+        while hello().is_err() {
             assert!(Instant::now() < end, "{program} does not listen");
             thread::sleep(Duration::from_millis(50));
         }
