@@ -14,6 +14,7 @@ pub mod broker;
 pub mod filter;
 mod in_use;
 pub mod lent;
+pub mod multipath;
 mod open;
 pub mod privilege;
 pub mod privileged;
