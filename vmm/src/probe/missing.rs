@@ -22,12 +22,12 @@ pub(super) fn line(
 /// commands `policy` gives the verdicts.
 pub(super) fn of(spec: &PassthroughSpec, facts: &Facts, policy: &Policy) -> Vec<Missing> {
     let mut missing = Vec::new();
-    let unsent: Vec<&str> = policy
-        .commands
-        .iter()
-        .filter(|command| command.why.as_deref() == Some(NEEDS_PRIVILEGE))
-        .map(|command| command.name.as_str())
-        .collect();
+    let unsent =
+        policy.commands.iter().filter(|command| command.why.as_deref() == Some(NEEDS_PRIVILEGE));
+    // One name for all service actions.
+    let mut unsent: Vec<&str> =
+        unsent.map(|command| command.name.split(" - ").next().unwrap_or(&command.name)).collect();
+    unsent.dedup();
     if !unsent.is_empty() {
         let effect = format!("the host does not let this user send {}", unsent.join(", "));
         missing.push(line("CAP_SYS_RAWIO", effect, "set broker, if the guest needs them"));
