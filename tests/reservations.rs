@@ -13,26 +13,26 @@ const MIB: u64 = 1 << 20;
 /// What both guests can do.
 const FUNCTIONS: &str = "
     disk=$(disk 0:0:0:0) node=$(generic 0:0:0:0)
-    out() { sg_persist --out \"$@\" $node; }
-    in() { sg_persist --in \"$@\" $node; }
+    pr_out() { sg_persist --out \"$@\" $node; }
+    pr_in() { sg_persist --in \"$@\" $node; }
     put() { printf '%-512s' $1 | dd of=$disk bs=512 oflag=direct 2>/dev/null; }
     get() { dd if=$disk bs=512 count=1 iflag=direct 2>/dev/null | tr -d ' \\0'; }
 ";
 
 /// Registers, reserves, and is fenced by the other.
 const VICTIM: &str = "
-    section capabilities in --report-capabilities
-    section register out --register --param-sark=0xa1
+    section capabilities pr_in --report-capabilities
+    section register pr_out --register --param-sark=0xa1
     tell registered
     await_step reserve
-    section reserve out --reserve --param-rk=0xa1 --prout-type=5
+    section reserve pr_out --reserve --param-rk=0xa1 --prout-type=5
     section write put mine
     tell reserved
     await_step fenced
     section fenced put late
     section fenced-again put late
-    section keys in --read-keys
-    section register-again out --register --param-sark=0xa2
+    section keys pr_in --read-keys
+    section register-again pr_out --register --param-sark=0xa2
     section read get
     tell done
     await_step end
@@ -41,17 +41,17 @@ const VICTIM: &str = "
 /// Registers, is refused the reservation, and takes it.
 const FENCER: &str = "
     section unregistered put early
-    section register out --register --param-sark=0xb1
-    section status in --read-full-status
-    section reserve out --reserve --param-rk=0xb1 --prout-type=5
-    section holder in --read-reservation
-    section preempt out --preempt --param-rk=0xb1 --param-sark=0xa1 --prout-type=5
-    section keys in --read-keys
+    section register pr_out --register --param-sark=0xb1
+    section status pr_in --read-full-status
+    section reserve pr_out --reserve --param-rk=0xb1 --prout-type=5
+    section holder pr_in --read-reservation
+    section preempt pr_out --preempt --param-rk=0xb1 --param-sark=0xa1 --prout-type=5
+    section keys pr_in --read-keys
     section write put yours
     tell fenced
     await_step end
-    section after in --read-full-status
-    section clear out --clear --param-rk=0xb1
+    section after pr_in --read-full-status
+    section clear pr_out --clear --param-rk=0xb1
 ";
 
 /// A guest with the device at `node`.

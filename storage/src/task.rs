@@ -199,7 +199,7 @@ impl AbortFlag {
         self.0.store(true, Ordering::Release);
     }
 
-    fn is_set(&self) -> bool {
+    pub(crate) fn is_set(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 }

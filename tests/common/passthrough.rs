@@ -52,7 +52,6 @@ const OUTPUT_SIZE: u64 = 16 << 20;
 
 /// The disk on which a script reads what it is to do next.
 const STEPS_WWN: &str = "naa.30000000000000fe";
-const BLOCK: usize = 512;
 
 impl Machine {
     /// A guest without devices yet.
@@ -112,7 +111,7 @@ impl Machine {
     /// # Errors
     /// What the host says.
     pub fn step(&self, name: &str) -> Result<()> {
-        self.steps.write(0, format!("{name:BLOCK$}").as_bytes())
+        self.steps.write(0, format!("{name:511}\n").as_bytes())
     }
 
     /// Starts the guest with `script`. What that prints arrives when the guest has ended; what is

@@ -7,6 +7,7 @@ use std::io::Result;
 
 use tempfile::TempDir;
 use tests::passthrough::{Machine, Monitor};
+use tests::running::Outcome;
 use tests::scsi::command::{Command, Completion, send_all};
 use tests::scsi::device::Device;
 use tests::scsi::gadget::{Gadget, Medium};
@@ -97,6 +98,9 @@ impl Fixups {
     /// Of a device whose host is asked by sysfs.
     fn of(device: &Device) -> Result<Fixups> {
         let disk = matches!(&device.attribute("type")?[..], "0" | "20");
+        if !disk {
+            return Ok(Fixups { disk, blocks: 0, no_pages: false });
+        }
         let number = |name: &str| -> Result<u64> {
             device.queue(name)?.parse().map_err(std::io::Error::other)
         };
@@ -193,9 +197,9 @@ impl Subject {
     }
 }
 
-/// Sends every subject its commands, on the host and in a guest, and returns what the guest was
-/// not told as it should have been.
-fn differences(subjects: &[Subject]) -> Result<String> {
+/// Sends every subject its commands, on the host and in a guest, which then executes `more`.
+/// Returns what the guest was not told as it should have been.
+fn differences(subjects: &[Subject], more: &str) -> Result<(String, Outcome)> {
     let mut machine = Machine::new(Monitor::chosen())?;
     let (mut script, mut host) = (String::new(), Vec::new());
     for (lun, subject) in subjects.iter().enumerate() {
@@ -205,7 +209,7 @@ fn differences(subjects: &[Subject]) -> Result<String> {
         let node = format!("$(generic 0:0:0:{lun})");
         script += &format!("section {lun} /replay /commands.{lun} {node}\n");
     }
-    let seen = machine.run(&script)?;
+    let seen = machine.run(&(script + more))?;
     seen.assert_powered_off();
     let mut text = String::new();
     for (lun, (subject, host)) in subjects.iter().zip(&host).enumerate() {
@@ -221,7 +225,7 @@ fn differences(subjects: &[Subject]) -> Result<String> {
             }
         }
     }
-    Ok(text)
+    Ok((text, seen))
 }
 
 /// All that a device has answered. What lies in a buffer beyond that is the kernel's.
@@ -237,9 +241,13 @@ fn show<C: Borrow<Completion>, E: Display>(completion: &std::result::Result<C, E
 }
 
 fn assert_same(subjects: &[Subject]) -> Result<()> {
-    let differences = differences(subjects)?;
+    assert_same_and(subjects, "").map(drop)
+}
+
+fn assert_same_and(subjects: &[Subject], more: &str) -> Result<Outcome> {
+    let (differences, seen) = differences(subjects, more)?;
     assert!(differences.is_empty(), "the guest sees something else:\n{differences}");
-    Ok(())
+    Ok(seen)
 }
 
 // ---- devices -------------------------------------------------------------------------------------
@@ -276,4 +284,107 @@ fn large_protected_blocks_and_descriptor_sense_reach_the_guest() -> Result<()> {
     let mut subject = Subject::disk("4096", debug.device(), 4096);
     subject.commands.push(read_10(1234, 1, 4096));
     assert_same(&[subject])
+}
+
+/// REPORT ZONES from the beginning (ZBC-2).
+fn report_zones(len: u16) -> Command {
+    let [high, low] = len.to_be_bytes();
+    Command::read(&[0x95, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, high, low, 0, 0], len.into())
+}
+
+/// ZBC OUT on the zone that begins at this LBA.
+fn zone_action(action: u8, lba: u16) -> Command {
+    let [high, low] = lba.to_be_bytes();
+    Command::none(&[0x94, action, 0, 0, 0, 0, 0, 0, high, low, 0, 0, 0, 0, 0, 0])
+}
+
+/// WRITE(16) of one block.
+fn write_16(lba: u16) -> Command {
+    let [high, low] = lba.to_be_bytes();
+    Command::write(&[0x8a, 0, 0, 0, 0, 0, 0, 0, high, low, 0, 0, 0, 1, 0, 0], &[0x5a; 512])
+}
+
+/// A zone's whole life: opened, written in order and out of order, closed, finished, read, reset.
+fn a_zones_life(zone: u16) -> Vec<Command> {
+    const CLOSE: u8 = 1;
+    const FINISH: u8 = 2;
+    const OPEN: u8 = 3;
+    const RESET: u8 = 4;
+    vec![
+        report_zones(64),
+        report_zones(1024),
+        zone_action(OPEN, zone),
+        write_16(zone),
+        write_16(zone + 1),
+        write_16(zone + 9), // not at the write pointer
+        report_zones(1024),
+        zone_action(CLOSE, zone),
+        report_zones(1024),
+        zone_action(FINISH, zone),
+        write_16(zone + 2), // the zone is full
+        report_zones(1024),
+        read_10(zone.into(), 2, 1024),
+        zone_action(RESET, zone),
+        zone_action(RESET, zone + 1), // where no zone begins
+        zone_action(0x1f, zone),
+        report_zones(1024),
+    ]
+}
+
+/// Type 14h: its commands and its sense data, and what Linux makes of it.
+#[test]
+fn a_zoned_disk_is_in_the_guest_what_it_is_on_the_host() -> Result<()> {
+    let parameters = ["zbc=managed", "dev_size_mb=32", "zone_size_mb=4", "zone_nr_conv=2"];
+    let debug = ScsiDebug::new(1, &parameters)?;
+    let mut commands = parameter_data();
+    commands.extend([read_capacity_16(32), read_10(0, 1, 512)]);
+    commands.extend(a_zones_life(3 * 8192));
+    let subject = Subject::new("zoned", debug.device(), commands);
+    let seen = assert_same_and(
+        &[subject],
+        "disk=$(disk 0:0:0:0)
+         section zoned queue 0 zoned
+         section report blkzone report $disk
+         section write dd if=/dev/urandom of=$disk bs=64k count=4 seek=128 oflag=direct
+         section reset blkzone reset -o 16384 -l 8192 $disk
+         section again blkzone report -o 16384 -l 8192 $disk",
+    )?;
+    seen.assert_has("zoned", &["host-managed\n"]);
+    seen.assert_good(&["report", "write", "reset", "again"]);
+    assert_eq!(seen.section("report").unwrap().matches("start:").count(), 8);
+    seen.assert_has("again", &["em) "]);
+    Ok(())
+}
+
+#[test]
+#[ignore = "only with --long"]
+fn a_host_aware_disk_is_in_the_guest_what_it_is_on_the_host() -> Result<()> {
+    let debug = ScsiDebug::new(1, &["zbc=aware", "dev_size_mb=32", "zone_size_mb=4"])?;
+    let mut subject = Subject::disk("host-aware", debug.device(), 512);
+    subject.commands.extend(a_zones_life(3 * 8192));
+    assert_same(&[subject])
+}
+
+/// scsi_debug plays none of a tape's own commands; that is seen too.
+#[test]
+#[ignore = "only with --long"]
+fn a_tape_drive_is_in_the_guest_what_it_is_on_the_host() -> Result<()> {
+    let debug = ScsiDebug::new(1, &["ptype=1", "dev_size_mb=8"])?;
+    let mut commands = parameter_data();
+    commands.extend([
+        Command::read(&[0x05, 0, 0, 0, 0, 0], 6), // READ BLOCK LIMITS
+        Command::read(&[0x34, 0, 0, 0, 0, 0, 0, 0, 0, 0], 20), // READ POSITION
+        Command::none(&[0x01, 0, 0, 0, 0, 0]),    // REWIND
+        Command::none(&[0x10, 0, 0, 0, 1, 0]),    // WRITE FILEMARKS
+    ]);
+    assert_same(&[Subject::new("tape", debug.device(), commands)])
+}
+
+#[test]
+fn each_of_64_logical_units_answers_for_itself() -> Result<()> {
+    let debug = ScsiDebug::new(64, &["max_luns=64", "dev_size_mb=8"])?;
+    let commands = [Command::vpd(0x83, 252), Command::vpd(0xb0, 64), read_10(0, 1, 512)];
+    let subject = |device| Subject::new("one of many", device, commands.to_vec());
+    let subjects: Vec<Subject> = debug.devices().iter().map(subject).collect();
+    assert_same(&subjects)
 }

@@ -191,7 +191,7 @@ mod tests {
     struct Waiting {
         aborted: Arc<AtomicBool>,
         go: Receiver<()>,
-        ends: Sender<(String, &'static str)>,
+        ends: Sender<Event>,
     }
 
     impl Job for Waiting {
@@ -211,9 +211,12 @@ mod tests {
         }
     }
 
+    /// Which thread, and what about its job.
+    type Event = (String, &'static str);
+
     struct Bench {
         workers: Workers<Waiting>,
-        ends: (Sender<(String, &'static str)>, Receiver<(String, &'static str)>),
+        ends: (Sender<Event>, Receiver<Event>),
     }
 
     impl Bench {
@@ -231,7 +234,7 @@ mod tests {
             Ok(sender)
         }
 
-        fn next(&self) -> (String, &'static str) {
+        fn next(&self) -> Event {
             self.ends.1.recv().unwrap()
         }
     }

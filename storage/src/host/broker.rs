@@ -145,20 +145,30 @@ impl Broker {
     }
 
     fn find_out(&self, fd: BorrowedFd<'_>, cdb: &[u8]) -> io::Result<bool> {
-        self.exchange(|connection| connection.may(fd, cdb))
+        // Whoever asks can go on without an answer.
+        self.exchange_within(Duration::ZERO, |connection| connection.may(fd, cdb))
     }
 
     fn ask(&self, kind: Kind, fd: Option<BorrowedFd<'_>>, data: &[u8]) -> io::Result<()> {
         self.exchange(|connection| connection.ask(kind, fd, data))
     }
 
+    fn exchange<T>(&self, then: impl FnMut(&Connection) -> Exchange<T>) -> io::Result<T> {
+        self.exchange_within(self.reconnect, then)
+    }
+
     /// Has one exchange by a connection of its own, which is kept unless it breaks. A request that
-    /// did not get out whole is sent again by another connection.
-    fn exchange<T>(&self, mut then: impl FnMut(&Connection) -> Exchange<T>) -> io::Result<T> {
+    /// did not get out whole is sent again by another connection. The broker may be gone for as
+    /// long as `reconnect`.
+    fn exchange_within<T>(
+        &self,
+        reconnect: Duration,
+        mut then: impl FnMut(&Connection) -> Exchange<T>,
+    ) -> io::Result<T> {
         let mut attempts = ATTEMPTS;
         loop {
             attempts -= 1;
-            let connection = self.connection()?;
+            let connection = self.connection(reconnect)?;
             let name = self.enter(&connection)?;
             let outcome = then(&connection);
             match self.leave(name, connection, outcome)? {
@@ -202,20 +212,20 @@ impl Broker {
     }
 
     /// An idle connection that is still one, or a new one.
-    fn connection(&self) -> io::Result<Connection> {
+    fn connection(&self, reconnect: Duration) -> io::Result<Connection> {
         loop {
             let idle = self.lock().idle.pop();
             match idle {
                 Some(idle) if idle.is_open() => return Ok(idle),
                 Some(_) => {}
-                None => return self.connect(),
+                None => return self.connect(reconnect),
             }
         }
     }
 
     /// Connects, for as long as a broker may take to be started anew.
-    fn connect(&self) -> io::Result<Connection> {
-        let deadline = Instant::now() + self.reconnect;
+    fn connect(&self, reconnect: Duration) -> io::Result<Connection> {
+        let deadline = Instant::now() + reconnect;
         loop {
             let error = match Connection::new(&self.path) {
                 Ok(connection) => {

@@ -41,6 +41,12 @@ pub trait ScsiHost: fmt::Debug + Send + Sync {
     /// The host's own; `PermissionDenied` (EPERM or EACCES) where this process may not.
     fn reset_logical_unit(&self) -> io::Result<()>;
 
+    /// Whether it is for this process to send commands with the opcode and service action of
+    /// `cdb`; what is not ends with `PermissionDenied`.
+    fn carries(&self, _cdb: &[u8]) -> bool {
+        true
+    }
+
     /// What it can carry, as of now.
     ///
     /// # Errors

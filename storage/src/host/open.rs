@@ -75,6 +75,9 @@ pub enum OpenError {
     /// Another program has it for itself.
     #[error("is in use{}", by(.0.as_ref()))]
     InUse(Option<Holder>),
+    /// There is nothing by which its changes could be heard of.
+    #[error("cannot be watched: {0}")]
+    Watch(io::Error),
     /// There are no locks where its node is.
     #[error("cannot be locked: {0}")]
     NoLocks(io::Error),
@@ -112,6 +115,7 @@ impl OpenError {
             OpenError::InUse(_) => {
                 "end that use, or set shared_nexus = true for each of its users".into()
             }
+            OpenError::Watch(_) => "raise the limits of this user's threads and files".into(),
             OpenError::NoLocks(_) => {
                 "use a node on a file system with locks, or set shared_nexus = true".into()
             }

@@ -64,6 +64,10 @@ impl ScsiHost for Privileged {
         }
     }
 
+    fn carries(&self, cdb: &[u8]) -> bool {
+        self.can(cdb)
+    }
+
     fn reset_logical_unit(&self) -> io::Result<()> {
         match (self.device.reset_logical_unit(), &self.broker) {
             (Err(error), Some(broker)) if error.kind() == io::ErrorKind::PermissionDenied => {

@@ -248,6 +248,10 @@ impl ScsiHost for SgDevice {
         })
     }
 
+    fn carries(&self, cdb: &[u8]) -> bool {
+        self.kernel_allows(cdb)
+    }
+
     fn reset_logical_unit(&self) -> io::Result<()> {
         sys::reset_device(&self.opened.file)
     }

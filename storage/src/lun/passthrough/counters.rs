@@ -9,6 +9,7 @@ pub struct Counters {
     errors: AtomicU64,
     refused: AtomicU64,
     retried: AtomicU64,
+    split: AtomicU64,
 }
 
 /// What [`Counters`] say at one moment.
@@ -22,6 +23,8 @@ pub struct Counts {
     pub refused: u64,
     /// Attempts at commands beyond the first.
     pub retried: u64,
+    /// Commands that went to the device in pieces.
+    pub split: u64,
 }
 
 /// One event to be counted.
@@ -31,6 +34,7 @@ pub(super) enum Event {
     Error,
     Refused,
     Retried,
+    Split,
 }
 
 impl Counters {
@@ -40,6 +44,7 @@ impl Counters {
             Event::Error => &self.errors,
             Event::Refused => &self.refused,
             Event::Retried => &self.retried,
+            Event::Split => &self.split,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
@@ -53,6 +58,7 @@ impl Counters {
             errors: read(&self.errors),
             refused: read(&self.refused),
             retried: read(&self.retried),
+            split: read(&self.split),
         }
     }
 }

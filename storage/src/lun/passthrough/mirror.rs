@@ -37,6 +37,18 @@ impl Mirror {
         state.hear(code, now);
     }
 
+    /// Whether the initiator is to be given this unit attention now: not if it has just heard of
+    /// it. It counts as heard.
+    #[must_use]
+    pub fn claim(&self, code: SenseCode, now: Instant) -> bool {
+        let mut state = self.lock();
+        state.forget(now);
+        let heard = state.heard.iter().any(|(other, _)| is_same_event(*other, code));
+        state.waiting.retain(|(other, _)| !is_same_event(*other, code));
+        state.hear(code, now);
+        !heard
+    }
+
     /// The host shows that this unit attention has been, or should have been.
     pub fn should_raise(&self, code: SenseCode, now: Instant) {
         let mut state = self.lock();

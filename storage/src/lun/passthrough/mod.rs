@@ -9,20 +9,25 @@
 //! | [`retry`] | waiting between attempts |
 //! | [`unit`] | what the logical unit is at present |
 
+use std::io;
 use std::sync::Arc;
 
 use super::spec::PassthroughSpec;
 use super::{LogicalUnit, Submitted, UnitEvents};
 use crate::engine::IoContext;
 use crate::engine::workers::{Capacity, Refused, Workers};
-use crate::host::{OpenError, ScsiHost};
+use crate::host::OpenError;
+use crate::host::sg::SgDevice;
 use crate::scsi::cdb::Cdb;
 use crate::scsi::status::Status;
 use crate::task::{Response, Task};
 
+mod bounce;
 pub mod counters;
+pub mod device;
 pub mod facts;
 pub mod fixup;
+mod flush;
 pub mod identity;
 pub mod limits;
 pub mod mirror;
@@ -31,16 +36,22 @@ pub mod pin;
 pub mod policy;
 pub mod presence;
 pub mod reservations;
+mod reset;
 mod retry;
 mod route;
 pub mod split;
 pub mod unit;
+pub mod view;
 pub mod watch;
 mod worker;
 
 use counters::Event;
+use device::Device;
+use pin::Pin;
 use route::Route;
 use unit::Unit;
+use view::View;
+use watch::{Watched, Watcher};
 use worker::Forward;
 
 /// A passthrough logical unit.
@@ -51,27 +62,34 @@ pub struct Passthrough {
 }
 
 impl Passthrough {
-    /// Threads of a logical unit that are not asked for by its specification.
-    const MAX_THREADS: u16 = 64;
+    /// Commands at the device at a time where its specification asks for no more.
+    const MAX_DEPTH: u16 = 64;
+    /// Threads of a logical unit.
+    const MAX_THREADS: u16 = 256;
     /// Commands that wait for a thread: more than one driver sends before it is answered.
     const WAITING: usize = 1024;
     /// Bytes of a thread's stack, which holds no data.
     const STACK: usize = 256 << 10;
 
-    /// A logical unit by way of `host`.
+    /// A logical unit on `device`.
     ///
     /// # Errors
-    /// [`OpenError`] when the host does not say what it can carry.
-    pub fn new(spec: &PassthroughSpec, host: Arc<dyn ScsiHost>) -> Result<Passthrough, OpenError> {
-        let limits = host.limits().map_err(OpenError::Open)?;
-        let depth = spec.queue_depth.unwrap_or(limits.queue_depth.min(Passthrough::MAX_THREADS));
+    /// [`OpenError`] when the device does not say what it is, or is not what it should be.
+    pub fn new(spec: &PassthroughSpec, device: Device) -> Result<Passthrough, OpenError> {
+        let host = device.host.as_ref();
+        let view = View::of(spec, host).map_err(|why| OpenError::Unidentified(why.to_string()))?;
+        let pin = Pin::new(spec.expect.as_ref(), host)?;
+        let depth = view.host.queue_depth.min(Passthrough::MAX_DEPTH);
+        let depth = spec.queue_depth.unwrap_or(depth).clamp(1, Passthrough::MAX_THREADS);
         let capacity = Capacity {
-            threads: usize::from(depth.max(1)),
+            threads: depth.into(),
             waiting: Passthrough::WAITING,
             stack: Some(Passthrough::STACK),
         };
-        let workers = Workers::new("lun", capacity);
-        Ok(Passthrough { unit: Arc::new(Unit::new(spec, host)), workers })
+        let unit = Arc::new(Unit::new(spec, device, view, pin));
+        let watched = Arc::clone(&unit) as Arc<dyn Watched>;
+        Watcher::of_process().map_err(OpenError::Watch)?.watch(&watched);
+        Ok(Passthrough { unit, workers: Workers::new("lun", capacity) })
     }
 
     /// What the logical unit is at present.
@@ -95,12 +113,21 @@ impl Passthrough {
 
 impl LogicalUnit for Passthrough {
     fn submit(&self, task: Task, _: &mut IoContext) -> Submitted {
-        match route::route(&self.unit, &task) {
-            Route::Answer(response) => Submitted::Done(task.answer(response)),
-            Route::Forward(plan) => {
-                self.forward(Forward { unit: Arc::clone(&self.unit), task, plan })
+        let answer = match route::route(&self.unit, self.unit.view(), &task) {
+            Ok(Route::Forward(plan)) => {
+                return self.forward(Forward { unit: Arc::clone(&self.unit), task, plan });
             }
-        }
+            Ok(Route::Good) => {
+                let resid = task.buffer_len();
+                task.answer(Response::good(resid))
+            }
+            Ok(Route::Data { bytes, allocation_length }) => {
+                return Submitted::Done(task.answer_data(&bytes, allocation_length));
+            }
+            Ok(Route::Fail(why)) => task.answer(Response::Failed(why)),
+            Err(sense) => task.answer_sense(sense),
+        };
+        Submitted::Done(answer)
     }
 
     fn attached(&self, events: Arc<dyn UnitEvents>) {
@@ -118,8 +145,33 @@ impl LogicalUnit for Passthrough {
         self.unit.wake();
     }
 
+    fn begin_reset(&self, done: Box<dyn FnOnce() + Send>) {
+        if self.unit.has_private_nexus() {
+            reset::begin(&self.unit, done);
+        } else {
+            // Other users of the nexus have commands there too: ours end by themselves.
+            done();
+        }
+    }
+
+    fn reset(&self) {
+        self.unit.set_stopped(false);
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        flush::flush(&self.unit)
+    }
+
+    fn descriptor_sense(&self) -> bool {
+        self.unit.view().facts.descriptor_sense
+    }
+
     fn max_transfer(&self) -> u64 {
-        self.unit.host().limits().map_or(u64::MAX, |limits| limits.max_bytes)
+        self.unit.view().limits.max_transfer()
+    }
+
+    fn max_segments(&self) -> u32 {
+        self.unit.view().limits.max_segments
     }
 }
 
@@ -130,11 +182,13 @@ impl Drop for Passthrough {
 }
 
 /// Opens the device, and takes it until it is dropped.
-pub(super) fn open(_spec: &PassthroughSpec) -> Result<Arc<dyn LogicalUnit>, OpenError> {
-    Err(OpenError::NotScsi)
+pub(super) fn open(spec: &PassthroughSpec) -> Result<Arc<dyn LogicalUnit>, OpenError> {
+    Ok(Arc::new(Passthrough::new(spec, Device::open(spec, &spec.path)?)?))
 }
 
 /// Finds out whether [`open`] would succeed.
-pub(super) fn check(_spec: &PassthroughSpec) -> Result<(), OpenError> {
-    Err(OpenError::NotScsi)
+pub(super) fn check(spec: &PassthroughSpec) -> Result<(), OpenError> {
+    SgDevice::check(&spec.path, &device::options(spec))?;
+    // INQUIRY takes nobody's unit attention.
+    Pin::new(spec.expect.as_ref(), &SgDevice::watch(&spec.path)?).map(drop)
 }

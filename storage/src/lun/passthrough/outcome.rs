@@ -7,6 +7,7 @@
 
 use std::io;
 
+use super::pin::Refusal;
 use crate::host::{Completion, HostStatus};
 use crate::scsi::sense::SenseCode;
 use crate::scsi::status::Status;
@@ -32,6 +33,8 @@ pub(super) enum Notice {
     Lost,
     /// It reports this unit attention itself.
     Attention(SenseCode),
+    /// Somebody else has it reserved.
+    Conflict,
 }
 
 impl Ending {
@@ -53,6 +56,21 @@ impl Ending {
     }
 }
 
+/// The ending of a command with `len` bytes of data that was not sent, because nobody knows what
+/// would take it.
+pub(super) fn not_sent(refusal: Refusal, len: u32) -> Ending {
+    match refusal {
+        Refusal::Closed => {
+            Ending::told(Response::check_condition(SenseCode::LOGICAL_UNIT_NOT_SUPPORTED, len))
+        }
+        Refusal::Unverified => {
+            let busy = Response::Status { status: Status::BUSY, sense: None, resid: len };
+            Ending { no_path: true, ..Ending::told(busy) }
+        }
+        Refusal::Aborted => Ending::failed(ServiceResponse::Aborted),
+    }
+}
+
 /// The ending of a command with `len` bytes of data.
 pub(super) fn ending(result: io::Result<Completion>, len: u32) -> Ending {
     match result {
@@ -62,7 +80,7 @@ pub(super) fn ending(result: io::Result<Completion>, len: u32) -> Ending {
     }
 }
 
-/// Whether the status is the device's. Linux before 5.20 has host bytes of its own beside some
+/// Whether the status is the device's. Older kernels have host bytes of their own beside some
 /// statuses, 10h to 13h, and a reservation conflict is one whatever the adapter says besides
 /// (`scsi_decide_disposition`).
 pub(super) fn has_answered(completion: &Completion) -> bool {
@@ -77,15 +95,21 @@ fn answered(completion: Completion, len: u32) -> Ending {
     let Completion { status, sense, resid, .. } = completion;
     // A device that wanted more than there was left nothing; none leaves more than there was.
     let resid = u32::try_from(resid).unwrap_or(0).min(len);
-    let attention = attention(status, &sense);
+    let notice = notice(status, &sense);
     let sense = Some(sense).filter(|sense| !sense.is_empty());
     let sense = sense.map(|sense| SenseData::Device(sense.into()));
-    Ending { notice: attention, ..Ending::told(Response::Status { status, sense, resid }) }
+    Ending { notice, ..Ending::told(Response::Status { status, sense, resid }) }
 }
 
-fn attention(status: Status, sense: &[u8]) -> Option<Notice> {
-    let code = SenseCode::of(sense).filter(|_| status == Status::CHECK_CONDITION)?;
-    code.is_unit_attention().then_some(Notice::Attention(code))
+fn notice(status: Status, sense: &[u8]) -> Option<Notice> {
+    match status {
+        Status::RESERVATION_CONFLICT => Some(Notice::Conflict),
+        Status::CHECK_CONDITION => {
+            let code = SenseCode::of(sense).filter(|code| code.is_unit_attention())?;
+            Some(Notice::Attention(code))
+        }
+        _ => None,
+    }
 }
 
 /// What became of a command that the device did not answer.
@@ -131,8 +155,15 @@ fn refused(error: &io::Error, len: u32) -> Ending {
         libc::ENOTCONN | libc::ENOLINK | libc::EHOSTUNREACH => {
             Ending::no_path(ServiceResponse::TransportFailure)
         }
-        // The host was short of something, and did nothing.
-        libc::ENOMEM | libc::EAGAIN | libc::EBUSY | libc::ENOBUFS => status(Status::BUSY),
+        // The host was short of something, as of a broker, and did nothing.
+        libc::ENOMEM
+        | libc::EAGAIN
+        | libc::EBUSY
+        | libc::ENOBUFS
+        | libc::ENOENT
+        | libc::ECONNREFUSED => status(Status::BUSY),
+        // An sg node has a queue of its own.
+        libc::EDOM => status(Status::TASK_SET_FULL),
         libc::EBADE => status(Status::RESERVATION_CONFLICT),
         libc::ENOMEDIUM => sense(SenseCode::MEDIUM_NOT_PRESENT),
         libc::EROFS => sense(SenseCode::WRITE_PROTECTED),
@@ -152,7 +183,6 @@ fn refused_by_kind(error: &io::Error, len: u32) -> Ending {
             Ending::told(Response::check_condition(SenseCode::INVALID_COMMAND_OPERATION_CODE, len))
         }
         io::ErrorKind::NotConnected
-        | io::ErrorKind::ConnectionRefused
         | io::ErrorKind::ConnectionReset
         | io::ErrorKind::ConnectionAborted
         | io::ErrorKind::BrokenPipe

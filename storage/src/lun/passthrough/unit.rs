@@ -2,18 +2,26 @@
 //! device. Both can be replaced while commands run, each of which takes what there is when it
 //! begins.
 
-use std::fmt;
+use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
+use super::bounce::Room;
 use super::counters::{Counters, Event};
-use super::outcome::{Ending, Notice};
+use super::device::Device;
+use super::outcome::{self, Ending, Notice};
+use super::pin::Pin;
+use super::policy::{Preset, Refusals};
 use super::retry::{BackOff, Bell};
-use crate::host::{Completion, ScsiHost};
+use super::view::View;
+use super::watch::{Connection, Watch, Watched};
+use crate::host::{Completion, HostLimits, OpenError, ScsiHost};
 use crate::lun::UnitEvents;
 use crate::lun::spec::PassthroughSpec;
-use crate::scsi::sense::SenseCode;
+use crate::scsi::cdb::Cdb;
+use crate::scsi::sense::Sense;
+use crate::task::AbortFlag;
 
 /// A passthrough logical unit, shared by all who work for it.
 #[derive(Debug)]
@@ -21,54 +29,66 @@ pub struct Unit {
     /// What it was made from.
     pub spec: PassthroughSpec,
     host: RwLock<Arc<dyn ScsiHost>>,
+    view: RwLock<Arc<View>>,
     events: OnceLock<Arc<dyn UnitEvents>>,
+    /// What the host may change behind its back.
+    watch: Watch,
+    /// What the policy has refused.
+    refusals: Refusals,
     /// What it has done.
     pub counters: Counters,
-    told: Mutex<Told>,
+    /// Memory for data that the host cannot reach where it is.
+    pub(super) room: Room,
     /// Wakes commands that are held.
     bell: Bell,
+    /// The initiator has stopped it.
+    stopped: AtomicBool,
     /// It ends: nothing is held any more.
     ending: AtomicBool,
 }
 
-/// The unit attention that the device reported last.
-type Told = Option<(SenseCode, Instant)>;
+/// How long a command is held.
+#[derive(Clone, Debug)]
+pub(super) struct Patience {
+    unit: Arc<Unit>,
+    idempotent: bool,
+    abort: Arc<AbortFlag>,
+}
 
-/// How long a unit attention that the device reported itself need not be raised again.
-const DUPLICATE: Duration = Duration::from_secs(1);
+impl Patience {
+    /// That of a command which `abort` may end.
+    pub(super) fn new(unit: &Arc<Unit>, idempotent: bool, abort: &Arc<AbortFlag>) -> Patience {
+        Patience { unit: Arc::clone(unit), idempotent, abort: Arc::clone(abort) }
+    }
 
-/// Where a command is held.
-pub(super) struct Patience<'a> {
-    /// It can be sent again.
-    pub(super) idempotent: bool,
-    /// The initiator wants no more of it.
-    pub(super) aborted: &'a dyn Fn() -> bool,
+    /// Nobody wants any more of it.
+    pub(super) fn is_over(&self) -> bool {
+        self.abort.is_set() || self.unit.ending.load(Ordering::Acquire)
+    }
 }
 
 impl Unit {
-    pub(super) fn new(spec: &PassthroughSpec, host: Arc<dyn ScsiHost>) -> Unit {
+    pub(super) fn new(spec: &PassthroughSpec, device: Device, view: View, pin: Pin) -> Unit {
+        let name = spec.path.display().to_string();
+        let device_type = view.facts.device_type();
+        let private = has_private_nexus(spec);
         Unit {
             spec: spec.clone(),
-            host: RwLock::new(host),
+            host: RwLock::new(device.host),
+            view: RwLock::new(Arc::new(view)),
             events: OnceLock::new(),
+            watch: Watch::new(spec, pin, device.place, private),
+            refusals: Refusals::new(name, device_type),
             counters: Counters::default(),
-            told: Mutex::default(),
+            room: Room::new(Unit::ROOM),
             bell: Bell::default(),
+            stopped: AtomicBool::new(false),
             ending: AtomicBool::new(false),
         }
     }
 
-    /// The way to the device.
-    #[must_use]
-    pub fn host(&self) -> Arc<dyn ScsiHost> {
-        Arc::clone(&self.host.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// From now on commands go by `host`.
-    pub fn set_host(&self, host: Arc<dyn ScsiHost>) {
-        *self.host.write().unwrap_or_else(PoisonError::into_inner) = host;
-        self.bell.ring();
-    }
+    /// Bytes of memory of our own for data at a time.
+    const ROOM: usize = 32 << 20;
 
     pub(super) fn attach(&self, events: Arc<dyn UnitEvents>) {
         if self.events.set(events).is_err() {
@@ -76,26 +96,52 @@ impl Unit {
         }
     }
 
-    /// The way to the initiator, once there is one.
+    /// What is known of the device.
     #[must_use]
-    pub fn events(&self) -> Option<&Arc<dyn UnitEvents>> {
-        self.events.get()
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Tells the initiator of `code`, unless the device has just done so itself.
-    pub fn raise(&self, code: SenseCode) {
-        let told = *lock(&self.told);
-        if told.is_some_and(|(other, at)| other == code && at.elapsed() < DUPLICATE) {
-            return;
+    /// Asks the device again what it is, after a command that may have changed it.
+    pub(super) fn examine(&self) {
+        match View::of(&self.spec, self.host().as_ref()) {
+            Ok(view) => {
+                if let Some(events) = self.events() {
+                    // Nobody else hears of what was met on the way.
+                    view.facts.attentions.iter().for_each(|&code| events.attention(code));
+                }
+                self.set_view(view);
+            }
+            Err(error) => log::warn!("{}: it {error}", self.name()),
         }
-        if let Some(events) = self.events() {
-            events.attention(code);
-        }
+    }
+
+    fn set_view(&self, view: View) {
+        *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+    }
+
+    /// The policy refuses `cdb` with `sense`.
+    pub(super) fn refused(&self, cdb: &Cdb, sense: &Sense) {
+        self.counters.count(Event::Refused);
+        self.refusals.refused(cdb, sense);
+    }
+
+    /// Whether nobody else uses the device by its I_T nexus.
+    pub(super) fn has_private_nexus(&self) -> bool {
+        has_private_nexus(&self.spec)
     }
 
     /// Wakes commands that are held, to look whether they still are to be.
     pub(super) fn wake(&self) {
         self.bell.ring();
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_stopped(&self, stopped: bool) {
+        self.stopped.store(stopped, Ordering::Release);
     }
 
     /// Holds nothing any more.
@@ -108,13 +154,16 @@ impl Unit {
     /// initiator is to see: without a path, a command that can be repeated is held.
     pub(super) fn persist(
         &self,
-        patience: &Patience<'_>,
+        patience: &Patience,
         len: u32,
-        mut attempt: impl FnMut(&dyn ScsiHost) -> std::io::Result<Completion>,
+        mut attempt: impl FnMut(&dyn ScsiHost) -> io::Result<Completion>,
     ) -> Ending {
         let mut back_off = BackOff::new(self.spec.path_timeout);
         loop {
-            let ending = super::outcome::ending(attempt(self.host().as_ref()), len);
+            let ending = match self.watch.admit(|| patience.is_over()) {
+                Ok(()) => outcome::ending(attempt(self.host().as_ref()), len),
+                Err(refusal) => outcome::not_sent(refusal, len),
+            };
             self.notice(&ending);
             if !ending.no_path || !patience.idempotent || !self.pause(&mut back_off, patience) {
                 return ending;
@@ -124,26 +173,64 @@ impl Unit {
     }
 
     /// Waits for the next attempt; whether there is to be one.
-    pub(super) fn pause(&self, back_off: &mut BackOff, patience: &Patience<'_>) -> bool {
-        let enough = || (patience.aborted)() || self.ending.load(Ordering::Acquire);
-        back_off.pause().is_some_and(|pause| !self.bell.wait(pause, enough))
+    pub(super) fn pause(&self, back_off: &mut BackOff, patience: &Patience) -> bool {
+        back_off.pause().is_some_and(|pause| !self.bell.wait(pause, || patience.is_over()))
     }
 
     fn notice(&self, ending: &Ending) {
         match ending.notice {
-            Some(Notice::Reset) => self.raise(SenseCode::BUS_DEVICE_RESET_FUNCTION_OCCURRED),
-            Some(Notice::Attention(code)) => *lock(&self.told) = Some((code, Instant::now())),
-            Some(Notice::Lost) | None => {}
+            Some(Notice::Reset) => self.watch.device_reset(),
+            Some(Notice::Attention(code)) => self.watch.device_attention(code),
+            Some(Notice::Conflict) => self.watch.reservation_conflict(),
+            Some(Notice::Lost) => self.watch.path_lost(),
+            None => {}
         }
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+impl Watched for Unit {
+    fn name(&self) -> String {
+        let path = self.spec.path.display();
+        match self.events.get().map(|events| events.label()) {
+            Some(label) => format!("lun {label} ({path})"),
+            None => path.to_string(),
+        }
+    }
+
+    fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    fn host(&self) -> Arc<dyn ScsiHost> {
+        Arc::clone(&self.host.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set_host(&self, host: Arc<dyn ScsiHost>) {
+        *self.host.write().unwrap_or_else(PoisonError::into_inner) = host;
+        self.bell.ring();
+    }
+
+    fn events(&self) -> Option<Arc<dyn UnitEvents>> {
+        self.events.get().cloned()
+    }
+
+    fn limits(&self) -> HostLimits {
+        self.view().host
+    }
+
+    fn refresh(&self, host: &dyn ScsiHost) -> Result<(), String> {
+        let view = View::of(&self.spec, host).map_err(|error| format!("it {error}"))?;
+        self.set_view(view);
+        Ok(())
+    }
+
+    fn connect(&self, path: &Path) -> Result<Connection, OpenError> {
+        let Device { host, place } = Device::open(&self.spec, path)?;
+        Ok(Connection { host, place })
+    }
 }
 
-impl fmt::Debug for Patience<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Patience(idempotent: {})", self.idempotent)
-    }
+/// Whether nobody else uses the device by its I_T nexus: not even the host.
+pub(super) fn has_private_nexus(spec: &PassthroughSpec) -> bool {
+    spec.policy.preset >= Preset::Cluster && !spec.shared_nexus && !spec.force
 }

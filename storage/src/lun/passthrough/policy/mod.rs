@@ -5,7 +5,7 @@
 //! OPERATION CODES, which it makes agree with itself.
 
 use crate::scsi::cdb::Cdb;
-use crate::scsi::command::{VARIABLE_LENGTH, control_offset, service_action};
+use crate::scsi::command::{Command, Effect, VARIABLE_LENGTH, control_offset, service_action};
 use crate::scsi::sense::{Sense, SenseCode};
 
 mod explain;
@@ -73,7 +73,8 @@ pub enum Virtual {
 #[derive(Clone, Debug)]
 pub struct Policy {
     device_type: u8,
-    write_protected: bool,
+    /// Whether what is only protected from writing is refused as such.
+    protects: bool,
     /// By opcode.
     slots: Box<[Slot; 256]>,
 }
@@ -86,13 +87,18 @@ impl Policy {
     pub fn new(spec: &PolicySpec, read_only: bool, shared_nexus: bool, device_type: u8) -> Policy {
         let device_type = device_type & 0x1f;
         let rules = rules::Rules { spec, read_only, shared_nexus, device_type };
-        Policy { device_type, write_protected: rules.write_protected(), slots: rules.slots() }
+        Policy { device_type, protects: rules.protects(), slots: rules.slots() }
     }
 
-    /// Whether the initiator should find the medium write-protected (WP of MODE SENSE).
+    /// Whether the initiator should find the medium write-protected (WP of MODE SENSE): the user
+    /// asked for that, and nothing that writes it is forwarded.
     #[must_use]
     pub fn write_protected(&self) -> bool {
-        self.write_protected
+        let writes = |command: &Command| {
+            let rule = self.slot(command.opcode).rule(command.service_action.unwrap_or(0));
+            command.effect == Effect::Medium && rule.is_forwarded()
+        };
+        self.protects && !Command::of_type(self.device_type).any(writes)
     }
 
     /// Refuses from now on what `carries` says no to of all that would be forwarded: commands that

@@ -27,6 +27,11 @@ impl Rule {
         self.ruling != Ruling::Refuse
     }
 
+    /// Whether some of its CDBs go to the device.
+    pub(super) fn is_forwarded(self) -> bool {
+        matches!(self.ruling, Ruling::Forward(_)) && !self.protected
+    }
+
     fn withhold(&mut self, carries: bool) {
         if matches!(self.ruling, Ruling::Forward(_)) && !carries {
             *self = Rule::REFUSED;
@@ -78,8 +83,8 @@ pub(super) struct Rules<'a> {
 }
 
 impl Rules<'_> {
-    /// Whether the initiator should find the medium write-protected.
-    pub(super) fn write_protected(&self) -> bool {
+    /// Whether a command that modifies is refused for that.
+    pub(super) fn protects(&self) -> bool {
         self.read_only || self.spec.preset == Preset::ReadOnly
     }
 
@@ -113,7 +118,9 @@ impl Rules<'_> {
         let is_in = |patterns: &[CommandPattern]| {
             patterns.iter().any(|pattern| pattern.matches(opcode, action, command))
         };
-        if is_in(&self.spec.deny) || self.is_out_of_the_question(opcode, command) {
+        let answered = command.is_some_and(Virtual::answers_always);
+        let denied = is_in(&self.spec.deny) && !answered;
+        if denied || self.is_out_of_the_question(opcode, command) {
             return Rule::REFUSED;
         }
         self.allowed(command, is_in(&self.spec.allow))

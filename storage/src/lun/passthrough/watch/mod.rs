@@ -163,10 +163,14 @@ impl Watch {
         self.consider(code);
     }
 
-    /// Commands were ended by a reset, or one of our own reset it.
+    /// Commands were ended by a reset: the initiator hears of it at once, unless it just has from
+    /// the device.
     pub fn device_reset(&self) {
         let code = SenseCode::BUS_DEVICE_RESET_FUNCTION_OCCURRED;
-        self.mirror.should_raise(code, self.clock.now());
+        let unit = self.registration.get().and_then(|registration| registration.unit.upgrade());
+        if let Some(unit) = unit.filter(|_| self.mirror.claim(code, self.clock.now())) {
+            announce(unit.as_ref(), code);
+        }
         self.pin.suspect();
         self.wake();
     }

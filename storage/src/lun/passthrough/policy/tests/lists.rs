@@ -71,12 +71,24 @@ fn denial_wins() {
 }
 
 #[test]
+fn what_is_always_answered_cannot_be_denied() {
+    let policy = with(Preset::Full, &[], &["00-ff"], 0);
+    assert_eq!(judge(&policy, &[0xa0]), Verdict::Virtual(Virtual::ReportLuns));
+    assert!(matches!(judge(&policy, &[0xa3, 0x0d]), Verdict::Virtual(_)));
+    assert_eq!(judge(&policy, &[0xa3, 0x0c]), ACTION);
+    assert_eq!(judge(&policy, &[0x12]), OPCODE);
+    assert_eq!(judge(&policy, &[0x1b]), OPCODE);
+}
+
+#[test]
 fn a_write_that_is_allowed_by_name_passes_a_read_only_preset_and_no_read_only_unit() {
     let spec = PolicySpec { allow: patterns(&["UNMAP"]), ..spec(Preset::ReadOnly) };
     let preset = Policy::new(&spec, false, false, 0);
     assert_eq!(judge(&preset, &[0x42]), Verdict::Forward);
+    assert!(!preset.write_protected());
     let unit = Policy::new(&spec, true, false, 0);
     assert_eq!(judge(&unit, &[0x42]), PROTECTED);
+    assert!(unit.write_protected());
 }
 
 #[test]

@@ -1,0 +1,38 @@
+//! A reset of the device itself, by way of a nexus that nobody else uses.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use super::unit::Unit;
+use super::watch::Watched;
+
+type Done = Box<dyn FnOnce() + Send>;
+
+/// Bytes of the thread's stack.
+const STACK: usize = 256 << 10;
+
+/// Has the device end the commands that it has, in a thread of its own, and calls `done` then.
+pub(super) fn begin(unit: &Arc<Unit>, done: Done) {
+    let done = Arc::new(Mutex::new(Some(done)));
+    let (unit, left) = (Arc::clone(unit), Arc::clone(&done));
+    let name = unit.spec.path.display().to_string();
+    let spawned =
+        thread::Builder::new().name("lun-reset".into()).stack_size(STACK).spawn(move || {
+            if let Err(error) = unit.host().reset_logical_unit() {
+                // Its commands are waited for all the same.
+                log::warn!("{}: the device is not reset: {error}", unit.spec.path.display());
+            }
+            call(&left);
+        });
+    if let Err(error) = spawned {
+        log::warn!("{name}: no thread to reset the device: {error}");
+        call(&done);
+    }
+}
+
+fn call(done: &Mutex<Option<Done>>) {
+    let done = done.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(done) = done {
+        done();
+    }
+}
