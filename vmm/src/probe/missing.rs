@@ -53,18 +53,18 @@ pub(super) fn of(spec: &PassthroughSpec, facts: &Facts, policy: &Policy) -> Vec<
 
 #[cfg(test)]
 mod tests {
-    use storage::lun::passthrough::facts::examine;
+    use storage::lun::passthrough::view::View;
     use storage::testing::{FakeDevice, FakeHost};
 
     use super::*;
     use crate::probe::commands::{self, Senders};
 
     fn whats(spec: &PassthroughSpec, device: FakeDevice, rawio: bool) -> Vec<String> {
-        let facts = examine(&FakeHost::new(device)).unwrap();
+        let view = View::of(spec, &FakeHost::new(device)).unwrap();
         let direct = |cdb: &[u8]| rawio || cdb[0] != 0x5f;
         let senders = Senders { direct: &direct, broker: None };
-        let policy = commands::policy(spec, &facts, &senders);
-        of(spec, &facts, &policy).into_iter().map(|missing| missing.what).collect()
+        let policy = commands::policy(spec, &view, &senders);
+        of(spec, &view.facts, &policy).into_iter().map(|missing| missing.what).collect()
     }
 
     #[test]
