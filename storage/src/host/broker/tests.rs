@@ -206,13 +206,22 @@ fn a_broker_that_vanishes_with_a_command_is_not_asked_again() {
 #[test]
 fn a_broker_may_be_started_anew() {
     // Each connection serves one command.
-    let played = Played::new(0, |_, channel| {
-        take(channel);
-        reply(channel, Status::GOOD, b"x");
+    let ended = Arc::new(AtomicUsize::new(0));
+    let played = Played::new(0, {
+        let ended = Arc::clone(&ended);
+        move |_, channel| {
+            take(channel);
+            reply(channel, Status::GOOD, b"x");
+            channel.socket().shutdown(Shutdown::Both).unwrap();
+            ended.fetch_add(1, Ordering::SeqCst);
+        }
     });
     let broker = played.broker();
-    for _ in 0..5 {
+    for count in 1..=5 {
         assert_eq!(receive(&broker, &read_keys(8), 8).unwrap().1[0], b'x');
+        while ended.load(Ordering::SeqCst) < count {
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
