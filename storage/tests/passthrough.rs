@@ -75,6 +75,15 @@ impl Bench {
     }
 }
 
+impl Drop for Bench {
+    /// A test that fails leaves no command behind for which the logical unit would wait.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = self.host.reset_logical_unit();
+        }
+    }
+}
+
 /// A disk behind a host that carries 8 KiB.
 fn narrow() -> FakeDevice {
     let mut device = FakeDevice::default();
