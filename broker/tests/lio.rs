@@ -347,9 +347,10 @@ impl Map {
         let paths: Vec<String> = nodes.iter().map(number).collect();
         let (count, paths) = (paths.len(), paths.join(" "));
         let table = format!("0 32768 multipath 0 0 1 1 round-robin 0 {count} 1 {paths}");
-        let arguments =
-            ["create", Map::NAME, "-u", "mpath-vmm-lio-test", "--noudevsync", "--table", &table];
-        tests::host::run("dmsetup", &arguments).unwrap();
+        // There may be nobody else to make the node.
+        let by_itself = ["--noudevsync", "--noudevrules"];
+        let create = ["create", Map::NAME, "-u", "mpath-vmm-lio-test", "--table", &table];
+        tests::host::run("dmsetup", &[&create[..], &by_itself].concat()).unwrap();
         Map
     }
 }
