@@ -347,10 +347,9 @@ impl Map {
         let paths: Vec<String> = nodes.iter().map(number).collect();
         let (count, paths) = (paths.len(), paths.join(" "));
         let table = format!("0 32768 multipath 0 0 1 1 round-robin 0 {count} 1 {paths}");
-        // There may be nobody else to make the node.
-        let by_itself = ["--noudevsync", "--noudevrules"];
-        let create = ["create", Map::NAME, "-u", "mpath-vmm-lio-test", "--table", &table];
-        tests::host::run("dmsetup", &[&create[..], &by_itself].concat()).unwrap();
+        let arguments =
+            ["create", Map::NAME, "-u", "mpath-vmm-lio-test", "--noudevsync", "--table", &table];
+        tests::host::run("dmsetup", &arguments).unwrap();
         Map
     }
 }
@@ -364,7 +363,9 @@ impl Drop for Map {
 fn over_the_paths_of_a_map(rig: &Rig) {
     let _map = Map::over(&rig.nodes[..2]);
     let options = Options::default();
-    let node = Path::new("/dev/mapper").join(Map::NAME);
+    let name = ["info", "-c", "--noheadings", "-o", "blkdevname", Map::NAME];
+    let node = Path::new("/dev").join(tests::host::run("dmsetup", &name).unwrap());
+    assert!(node.exists(), "{node:?}");
     let device = Arc::new(SgDevice::open(&node, &options).unwrap());
     assert_eq!(device.legs().len(), 2);
     let multipath = Multipath::open(device, &options, None).unwrap();
