@@ -8,7 +8,7 @@ use std::io::Result;
 use tempfile::TempDir;
 use tests::passthrough::{Machine, Monitor};
 use tests::running::Outcome;
-use tests::scsi::command::{Command, Completion, send_all};
+use tests::scsi::command::{Command, Completion, Data, send_all};
 use tests::scsi::device::Device;
 use tests::scsi::gadget::{Gadget, Medium};
 use tests::scsi::lio::{Port, Storage};
@@ -104,7 +104,9 @@ impl Fixups {
         let number = |name: &str| -> Result<u64> {
             device.queue(name)?.parse().map_err(std::io::Error::other)
         };
-        let bytes = (number("max_sectors_kb")? << 10).min(number("max_segments")? << 12);
+        // A buffer of scattered pages begins and ends within one.
+        let segments = (number("max_segments")? - 1) << 12;
+        let bytes = (number("max_sectors_kb")? << 10).min(segments);
         let blocks = bytes / number("logical_block_size")?;
         let no_pages = !device.has_page("pg0");
         let blocks = u32::try_from(blocks).map_err(std::io::Error::other)?;
@@ -123,6 +125,7 @@ impl Fixups {
             [0x12, 1, 0xb0] if self.disk => self.merge_limits(&mut guest),
             _ => {}
         }
+        exact_residual(command, &mut guest);
         guest
     }
 
@@ -141,7 +144,6 @@ impl Fixups {
         page[1] = 0xb0;
         page[3] = 0x3c;
         page[8..12].copy_from_slice(&self.blocks.to_be_bytes());
-        page[12..16].copy_from_slice(&self.blocks.to_be_bytes());
         answer(guest, &page);
     }
 
@@ -155,9 +157,24 @@ impl Fixups {
                 return;
             };
             let device = field.iter().fold(0_u32, |value, byte| value << 8 | u32::from(*byte));
-            let merged = if device == 0 { self.blocks } else { device.min(self.blocks) };
+            let unlimited = at == 8 && device == 0;
+            let merged = if unlimited { self.blocks } else { device.min(self.blocks) };
             guest.data[at..at + 4].copy_from_slice(&merged.to_be_bytes());
         }
+    }
+}
+
+/// Some drivers of the host count wrongly: data of commands that have none, and data that a refused
+/// response does not have, where the response is one that is edited.
+fn exact_residual(command: &Command, guest: &mut Completion) {
+    let edited = matches!(
+        command.cdb[..],
+        [0x12, 0, 0, ..] | [0x12, 1, 0 | 0x80 | 0x83 | 0xb0, ..] | [0x1a | 0x5a, ..]
+    );
+    if command.data == Data::None {
+        guest.resid = 0;
+    } else if edited && guest.status != 0 {
+        guest.resid = i32::try_from(guest.data.len()).unwrap();
     }
 }
 

@@ -9,14 +9,16 @@ const VERSION_SPC_2: u8 = 4;
 /// Raises the version where there are pages of ours, and takes promises back.
 pub(super) fn edit(data: &mut [u8], context: &Context<'_>) {
     let raised = !page_list::added(context).is_empty();
-    if let [_, _, version, format, ..] = data
+    if let Some(version) = data.get_mut(2)
         && raised
         && *version & 0x07 < VERSION_SPC_2
     {
-        const FORMAT: u8 = 0x0f;
-        const FORMAT_OF_SCSI_2: u8 = 2;
         *version = VERSION_SPC_2;
-        *format = *format & !FORMAT | FORMAT_OF_SCSI_2;
+        if let Some(format) = data.get_mut(3) {
+            const FORMAT: u8 = 0x0f;
+            const FORMAT_OF_SCSI_2: u8 = 2;
+            *format = *format & !FORMAT | FORMAT_OF_SCSI_2;
+        }
     }
     if let Some(flags) = data.get_mut(5) {
         *flags &= !broken_promises(context);
