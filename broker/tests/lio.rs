@@ -363,7 +363,9 @@ impl Drop for Map {
 fn over_the_paths_of_a_map(rig: &Rig) {
     let _map = Map::over(&rig.nodes[..2]);
     let options = Options::default();
-    let node = Path::new("/dev/mapper").join(Map::NAME);
+    let name = ["info", "-c", "--noheadings", "-o", "blkdevname", Map::NAME];
+    let node = Path::new("/dev").join(tests::host::run("dmsetup", &name).unwrap());
+    assert!(node.exists(), "{node:?}");
     let device = Arc::new(SgDevice::open(&node, &options).unwrap());
     assert_eq!(device.legs().len(), 2);
     let multipath = Multipath::open(device, &options, None).unwrap();

@@ -88,7 +88,7 @@ impl Multipath {
     /// go by `broker`.
     ///
     /// # Errors
-    /// Where a path's node cannot be opened.
+    /// Where no path's node can be opened.
     pub fn open(
         map: Arc<SgDevice>,
         options: &Options,
@@ -113,6 +113,11 @@ impl Multipath {
     /// when a path comes back.
     pub fn restored(&self) {
         self.repair(&mut self.lock(), REPAIR_TIMEOUT);
+    }
+
+    /// The paths; a command that hangs on one of them does not keep them.
+    fn paths(&self) -> Arc<[Path]> {
+        Arc::clone(&self.paths.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn lock(&self) -> MutexGuard<'_, Reservations> {
@@ -185,7 +190,19 @@ fn open_paths(
         let device: Arc<dyn Direct> = Arc::new(device);
         Ok(Path { host: Arc::new(Privileged::new(device, broker.cloned())), initiator })
     };
-    map.legs().iter().map(|node| open(node)).collect()
+    let mut paths = Vec::new();
+    let mut outcome = Ok(());
+    for node in map.legs() {
+        match open(&node) {
+            Ok(path) => paths.push(path),
+            Err(error) => {
+                log::warn!("{}, a path of {}, {error}", node.display(), map.node().display());
+                outcome = Err(error);
+            }
+        }
+    }
+    // A path may be away; not all of them.
+    if paths.is_empty() { outcome.map(|()| paths) } else { Ok(paths) }
 }
 
 fn sent(outcome: io::Result<Completion>) -> Outcome {
@@ -253,11 +270,18 @@ impl ScsiHost for Multipath {
         Ok(outcome)
     }
 
+    fn carries(&self, cdb: &[u8]) -> bool {
+        match cdb.first() {
+            Some(&(PERSISTENT_RESERVE_IN | PERSISTENT_RESERVE_OUT)) => {
+                self.paths().iter().any(|path| path.host.carries(cdb))
+            }
+            _ => self.map.carries(cdb),
+        }
+    }
+
     fn reset_logical_unit(&self) -> io::Result<()> {
-        // A command that hangs there holds the other lock.
-        let paths = Arc::clone(&self.paths.lock().unwrap_or_else(PoisonError::into_inner));
         let mut outcome = Err(io::Error::from_raw_os_error(libc::ENODEV));
-        for path in paths.iter() {
+        for path in self.paths().iter() {
             outcome = path.host.reset_logical_unit();
             if outcome.is_ok() {
                 break;
