@@ -4,9 +4,9 @@
 #![expect(unsafe_code, reason = "credentials of a thread, and buffers that are lent")]
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::AsFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,8 +15,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use storage::host::broker::Broker;
+use storage::host::multipath::Multipath;
 use storage::host::privileged::{Direct, Privileged};
-use storage::host::{Completion, HostLimits, Request, ScsiHost, lent::LentDevice, whole};
+use storage::host::sg::SgDevice;
+use storage::host::{Completion, HostLimits, Options, Request, ScsiHost, lent::LentDevice, whole};
 use storage::scsi::designator::{self, Association};
 use storage::scsi::status::Status;
 use tests::scsi::lio::{Port, Storage};
@@ -40,7 +42,9 @@ impl Process {
         let child = Command::new(program).args(arguments).stdin(Stdio::null()).spawn().unwrap();
         let process = Process(child);
         let end = Instant::now() + Duration::from_secs(60);
-        while UnixStream::connect(socket).is_err() {
+        // Its hello: by then it has given up its privileges.
+        let hello = || UnixStream::connect(socket)?.read_exact(&mut [0; 4]);
+        while hello().is_err() {
             assert!(Instant::now() < end, "{program} does not listen");
             thread::sleep(Duration::from_millis(50));
         }
@@ -148,6 +152,9 @@ fn rig() -> Option<Rig> {
     let ports = [port(1, &storage[0]), port(2, &storage[0]), port(3, &storage[1])];
     let node = |at: usize| ports[at].devices().unwrap()[0].block();
     let nodes = [node(0), node(1), node(2)];
+    for node in &nodes {
+        fs::set_permissions(node, Permissions::from_mode(0o666)).unwrap();
+    }
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
     Some(Rig { folder, nodes, _ports: ports, _storage: storage })
@@ -178,24 +185,32 @@ impl Rig {
     }
 }
 
+/// Asks again where a unit attention comes first.
+fn attentive<T>(
+    mut ask: impl FnMut() -> io::Result<(Completion, T)>,
+) -> io::Result<(Completion, T)> {
+    loop {
+        let (completion, rest) = ask()?;
+        if completion.status != Status::CHECK_CONDITION || completion.sense.get(2) != Some(&6) {
+            return Ok((completion, rest));
+        }
+    }
+}
+
 fn out(host: &dyn ScsiHost, action: u8, kind: u8, key: u64, new: u64) -> io::Result<Completion> {
     let mut list = [0; 24];
     list[..8].copy_from_slice(&key.to_be_bytes());
     list[8..16].copy_from_slice(&new.to_be_bytes());
-    loop {
-        let cdb = [0x5f, action, kind, 0, 0, 0, 0, 0, 24, 0];
-        let completion = whole::send(host, &cdb, &list, TIMEOUT)?;
-        // The first command after power-on.
-        if completion.status != Status::CHECK_CONDITION || completion.sense.get(2) != Some(&6) {
-            return Ok(completion);
-        }
-    }
+    let cdb = [0x5f, action, kind, 0, 0, 0, 0, 0, 24, 0];
+    let sent = attentive(|| whole::send(host, &cdb, &list, TIMEOUT).map(|ended| (ended, ())));
+    sent.map(|(completion, ())| completion)
 }
 
 fn report(host: &dyn ScsiHost, action: u8, len: u16) -> Vec<u8> {
     let [high, low] = len.to_be_bytes();
     let cdb = [0x5e, action, 0, 0, 0, 0, 0, high, low, 0];
-    let (completion, data) = whole::receive(host, &cdb, len.into(), TIMEOUT).unwrap();
+    let received = attentive(|| whole::receive(host, &cdb, len.into(), TIMEOUT));
+    let (completion, data) = received.unwrap();
     assert_eq!(completion.status, Status::GOOD, "{completion:x?}");
     data
 }
@@ -211,7 +226,9 @@ fn two_nexuses_reserve(rig: &Rig, socket: &Path) {
         assert_eq!(keys.len(), 24);
         assert!(keys[8..].chunks(8).any(|key| key == 0xb1_u64.to_be_bytes()));
         assert_eq!(report(&a, 0, 12), keys[..12], "cut to the allocation length");
-        assert_eq!(report(&a, 0, 0), []);
+        // It does not take 0; the broker does, and tells what it says.
+        let nothing = whole::receive(&a, &[0x5e, 0, 0, 0, 0, 0, 0, 0, 0, 0], 0, TIMEOUT).unwrap().0;
+        assert_eq!(nothing.sense.get(12), Some(&0x24), "{nothing:x?}");
         assert_eq!(out(&a, 1, 5, 0xa1, 0).unwrap().status, Status::GOOD);
         assert_eq!(out(&b, 1, 5, 0xb1, 0).unwrap().status, Status::RESERVATION_CONFLICT);
         assert_eq!(report(&b, 1, 24)[8..16], 0xa1_u64.to_be_bytes());
@@ -234,6 +251,7 @@ fn unprivileged_clients_reserve() {
     by_the_broker(&rig);
     a_policy_denies(&rig);
     by_qemu_pr_helper(&rig);
+    over_the_paths_of_a_map(&rig);
 }
 
 fn the_kernel_alone_refuses(rig: &Rig) {
@@ -312,4 +330,67 @@ fn by_qemu_pr_helper(rig: &Rig) {
         assert_eq!(error.raw_os_error(), Some(libc::EPERM));
         assert_eq!(host.reset_logical_unit().unwrap_err().kind(), ErrorKind::PermissionDenied);
     });
+}
+
+/// A map of the device mapper, until it goes.
+struct Map;
+
+impl Map {
+    const NAME: &str = "vmm-lio-test";
+
+    fn over(nodes: &[PathBuf]) -> Map {
+        tests::host::load(&["dm_multipath", "dm_round_robin"]).unwrap();
+        let number = |node: &PathBuf| {
+            let number = fs::metadata(node).unwrap().rdev();
+            format!("{}:{} 1", libc::major(number), libc::minor(number))
+        };
+        let paths: Vec<String> = nodes.iter().map(number).collect();
+        let (count, paths) = (paths.len(), paths.join(" "));
+        let table = format!("0 32768 multipath 0 0 1 1 round-robin 0 {count} 1 {paths}");
+        let arguments =
+            ["create", Map::NAME, "-u", "mpath-vmm-lio-test", "--noudevsync", "--table", &table];
+        tests::host::run("dmsetup", &arguments).unwrap();
+        Map
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        let _ = tests::host::run("dmsetup", &["remove", "--noudevsync", Map::NAME]);
+    }
+}
+
+fn over_the_paths_of_a_map(rig: &Rig) {
+    let _map = Map::over(&rig.nodes[..2]);
+    let options = Options::default();
+    let name = ["info", "-c", "--noheadings", "-o", "blkdevname", Map::NAME];
+    let node = Path::new("/dev").join(tests::host::run("dmsetup", &name).unwrap());
+    assert!(node.exists(), "{node:?}");
+    let device = Arc::new(SgDevice::open(&node, &options).unwrap());
+    assert_eq!(device.legs().len(), 2);
+    let multipath = Multipath::open(device, &options, None).unwrap();
+    let leg = host(&rig.nodes[1], None);
+    assert_eq!(out(&multipath, 0, 0, 0, 0xa1).unwrap().status, Status::GOOD);
+    assert_eq!(report(&leg, 0, 4096).len(), 24, "a key for each path");
+    assert_eq!(report(&multipath, 0, 4096).len(), 16, "one for the initiator");
+    assert_eq!(out(&multipath, 1, 5, 0xa1, 0).unwrap().status, Status::GOOD);
+    let (one, both) = (report(&multipath, 3, 4096), report(&leg, 3, 4096));
+    assert!(one.len() < both.len() && one[20] & 1 == 1, "{one:x?}");
+    // By whichever path the map chooses.
+    for _ in 0..4 {
+        let write = [0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+        let done =
+            attentive(|| whole::send(&multipath, &write, &[0; 512], TIMEOUT).map(|c| (c, ())));
+        assert_eq!(done.unwrap().0.status, Status::GOOD);
+    }
+    // A path that has lost its registration gets it back with its first conflict.
+    assert_eq!(out(&leg, 6, 0, 0, 0).unwrap().status, Status::GOOD);
+    for _ in 0..4 {
+        let write = [0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+        let done =
+            attentive(|| whole::send(&multipath, &write, &[0; 512], TIMEOUT).map(|c| (c, ())));
+        assert_eq!(done.unwrap().0.status, Status::GOOD);
+    }
+    assert_eq!(out(&multipath, 0, 0, 0xa1, 0).unwrap().status, Status::GOOD);
+    assert_eq!(report(&leg, 0, 4096).len(), 8);
 }

@@ -3,6 +3,7 @@
 
 use std::io;
 
+use storage::lun::passthrough::Passthrough;
 use storage::lun::spec::LunSpec;
 
 use crate::spec::GuestSpec;
@@ -19,9 +20,10 @@ const DESCRIPTORS_OF_CONTROLLER: u64 = 16;
 const DESCRIPTORS_OF_QUEUE: u64 = 12;
 /// Of an emulated disk: its medium.
 const DESCRIPTORS_OF_DISK: u64 = 1;
-/// Of a SCSI device: its nodes, each twice while it is opened again, what is heard of it, and a
-/// connection to a broker.
-const DESCRIPTORS_OF_DEVICE: u64 = 8;
+/// Of a SCSI device: its node, twice while it is opened again.
+const DESCRIPTORS_OF_DEVICE: u64 = 2;
+/// Of each command of a device that goes by a broker: a connection.
+const DESCRIPTORS_OF_BROKERED: u64 = 1;
 
 /// The file descriptors that `guest` needs, at most.
 pub(crate) fn descriptors(guest: &GuestSpec) -> u64 {
@@ -38,7 +40,11 @@ pub(crate) fn descriptors(guest: &GuestSpec) -> u64 {
 fn of_lun(spec: &LunSpec) -> u64 {
     match spec {
         LunSpec::Disk(_) => DESCRIPTORS_OF_DISK,
-        LunSpec::Passthrough(_) => DESCRIPTORS_OF_DEVICE,
+        LunSpec::Passthrough(device) => {
+            let depth = device.queue_depth.unwrap_or(Passthrough::MAX_DEPTH);
+            let brokered = device.broker.as_ref().map_or(0, |_| u64::from(depth));
+            DESCRIPTORS_OF_DEVICE + DESCRIPTORS_OF_BROKERED * brokered
+        }
     }
 }
 

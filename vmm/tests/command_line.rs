@@ -102,6 +102,23 @@ fn a_bad_command_line_is_exit_2() {
 }
 
 #[test]
+fn a_device_that_cannot_be_probed_is_exit_2() {
+    let help = vmm(&["probe", "--help"]);
+    assert_eq!(help.status.code(), Some(0));
+    assert!(text(&help.stdout).contains("--json"));
+    for (path, why) in [
+        ("/dev/null", "/dev/null is not a SCSI device; name a /dev/sg or /dev/sd node"),
+        ("/none", "/none cannot be opened: no such file; attach the device, or correct the path"),
+        ("/no\u{1b}ne", "/no\\u{1b}ne cannot be opened"),
+    ] {
+        let output = vmm(&["probe", path]);
+        let said = text(&output.stderr);
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(2), String::new()));
+        assert!(said.starts_with(why) && said.lines().count() == 1, "{said}");
+    }
+}
+
+#[test]
 fn every_problem_of_a_configuration_is_told_at_once_with_its_place() {
     if !tests::kvm::is_there() {
         return;

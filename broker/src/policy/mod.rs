@@ -7,9 +7,10 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use storage::host::broker::protocol::{PERSISTENT_RESERVE_IN, PERSISTENT_RESERVE_OUT, Vport};
+use storage::scsi::cdb::Cdb;
+use storage::scsi::command::service_action;
 use storage::scsi::designator::Designator;
 use storage::scsi::sense::{Sense, SenseCode};
-use storage::scsi::wire::u16_at;
 
 use crate::peer::Peer;
 
@@ -113,7 +114,7 @@ impl Allow {
     fn verdict(&self, cdb: &[u8], parameters: &[u8]) -> Result<(), Sense> {
         let opcode = cdb.first().copied().unwrap_or(0);
         let named = || self.commands.iter().filter(|pattern| pattern.opcodes.contains(&opcode));
-        let action = service_action(cdb);
+        let action = service_action(&Cdb::new(cdb));
         if named().any(|pattern| pattern.service_action.is_none_or(|named| named == action)) {
             return Ok(());
         }
@@ -126,20 +127,11 @@ impl Allow {
     }
 }
 
-/// SERVICE ACTION, wherever the command has it.
-fn service_action(cdb: &[u8]) -> u16 {
-    const VARIABLE_LENGTH: u8 = 0x7f;
-    match cdb.first() {
-        Some(&VARIABLE_LENGTH) => u16_at(cdb, 8),
-        _ => u16::from(cdb.get(1).copied().unwrap_or(0) & 0x1f),
-    }
-}
-
 /// Whether a PERSISTENT RESERVE OUT registers nobody but who sends it.
 fn own_registration(cdb: &[u8], parameters: &[u8]) -> Result<(), Sense> {
     const REGISTER_AND_MOVE: u16 = 0x07;
     const SPEC_I_PT: u8 = 0x08;
-    if service_action(cdb) == REGISTER_AND_MOVE {
+    if service_action(&Cdb::new(cdb)) == REGISTER_AND_MOVE {
         return Err(Sense::invalid_field(1, Some(4)));
     }
     if parameters.get(20).is_some_and(|flags| flags & SPEC_I_PT != 0) {

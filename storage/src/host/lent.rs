@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 
-use super::sys::{self, Command, Direction, Node};
+use super::sys::{self, Command, Direction};
 use super::{Completion, Data, HostLimits, HostStatus, Request, ScsiHost};
 use crate::scsi::status::Status;
 
@@ -14,7 +14,6 @@ use crate::scsi::status::Status;
 #[derive(Debug)]
 pub struct LentDevice {
     file: File,
-    node: Node,
 }
 
 impl LentDevice {
@@ -24,16 +23,17 @@ impl LentDevice {
     /// `Unsupported` where it is neither; the host's own.
     pub fn new(file: File) -> io::Result<LentDevice> {
         let kind = file.metadata()?.file_type();
-        let node = match (kind.is_block_device(), kind.is_char_device()) {
-            (true, _) => Node::Block,
-            (_, true) => Node::Sg,
-            _ => return Err(io::ErrorKind::Unsupported.into()),
-        };
-        Ok(LentDevice { file, node })
+        if kind.is_block_device() || kind.is_char_device() {
+            Ok(LentDevice { file })
+        } else {
+            Err(io::ErrorKind::Unsupported.into())
+        }
     }
 }
 
 impl ScsiHost for LentDevice {
+    /// Memory that the device does not fill comes back with anything in it: only what the residual
+    /// leaves is the device's.
     fn execute(&self, request: Request<'_>) -> io::Result<Completion> {
         let (direction, segments) = match &request.data {
             Data::None => (Direction::None, &[][..]),
@@ -42,9 +42,8 @@ impl ScsiHost for LentDevice {
         };
         // SAFETY: the segments are those of a `DataBuf`, which is borrowed until the command has
         // ended, and writable where data comes in.
-        let command =
-            unsafe { Command::new(self.node, request.cdb, direction, segments, request.timeout) }?;
-        let ended = command.sg_io(&self.file)?;
+        let command = unsafe { Command::new(request.cdb, direction, segments, request.timeout) }?;
+        let ended = command.sg_io_alone(&self.file)?;
         Ok(Completion {
             status: Status(ended.status),
             sense: ended.sense,

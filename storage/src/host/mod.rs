@@ -14,6 +14,7 @@ pub mod broker;
 pub mod filter;
 mod in_use;
 pub mod lent;
+pub mod multipath;
 mod open;
 pub mod privilege;
 pub mod privileged;
@@ -31,7 +32,8 @@ pub trait ScsiHost: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// The host's own, where the command was not carried out by the host's SCSI layer:
-    /// `PermissionDenied` (EPERM) where the host does not let this process send it.
+    /// `PermissionDenied` (EPERM) where the host does not let this process send it. After ENODEV,
+    /// EINTR and EFAULT nobody knows whether the device has it; after all others it has not.
     fn execute(&self, request: Request<'_>) -> io::Result<Completion>;
 
     /// Has the device end all commands of the logical unit (SAM-6, LOGICAL UNIT RESET), and

@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::in_use::{self, User};
-use super::sys::{self, Node};
+use super::sys;
 use super::sysfs::{BlockNode, Found, Number, ScsiDevice, Sysfs};
 use crate::backend::lock::{self, Holder, Refused};
 use crate::backend::{self, sys::may_write};
@@ -145,7 +145,8 @@ pub(super) enum Device {
 }
 
 impl Device {
-    fn block(&self) -> Option<BlockNode> {
+    /// Its block node, where it has one.
+    pub(super) fn block(&self) -> Option<BlockNode> {
         match self {
             Device::Scsi(device) => device.block(),
             Device::Multipath(map) => Some(map.clone()),
@@ -162,12 +163,6 @@ pub(super) struct Opened {
     /// Where it is the block node that carries commands.
     pub(super) block: Option<BlockNode>,
     pub(super) writable: bool,
-}
-
-impl Opened {
-    pub(super) fn kind(&self) -> Node {
-        if self.block.is_some() { Node::Block } else { Node::Sg }
-    }
 }
 
 /// What a device is opened for.
@@ -218,9 +213,17 @@ fn look(path: &Path, options: &Options, purpose: Purpose) -> Result<Opened, Open
         None => open_sg(device, options, purpose),
     }?;
     claim(&opened.file, options, purpose)?;
-    match sys::sg_version(&opened.file) {
+    if let Device::Scsi(_) = opened.device {
+        expect_version(&opened.file)?;
+    }
+    Ok(opened)
+}
+
+/// A multipath map is not asked: without a path it would not answer.
+fn expect_version(file: &File) -> Result<(), OpenError> {
+    match sys::sg_version(file) {
         Ok(version) if version < 30_000 => Err(OpenError::Version(version)),
-        Ok(_) => Ok(opened),
+        Ok(_) => Ok(()),
         Err(error) => Err(OpenError::Examine(error)),
     }
 }
@@ -259,6 +262,9 @@ fn open_block(
     options: &Options,
     purpose: Purpose,
 ) -> Result<Opened, OpenError> {
+    if !options.read_only && is_protected(&device, &block) {
+        return Err(OpenError::ReadOnly);
+    }
     let alone = !options.force && !options.shared_nexus;
     let flags = if alone { libc::O_EXCL } else { 0 };
     let file =
@@ -268,6 +274,13 @@ fn open_block(
             _ => OpenError::Open(error),
         })?;
     Ok(Opened { file, node, device, block: Some(block), writable: !options.read_only })
+}
+
+/// Whether the node of a disk does not open for writing. That of a CD-ROM does.
+fn is_protected(device: &Device, block: &BlockNode) -> bool {
+    const CD_DVD: u8 = 5;
+    let disk = !matches!(device, Device::Scsi(device) if device.device_type() == Some(CD_DVD));
+    disk && block.is_read_only()
 }
 
 fn open_sg(device: Device, options: &Options, purpose: Purpose) -> Result<Opened, OpenError> {

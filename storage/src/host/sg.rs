@@ -2,12 +2,17 @@
 //! that nothing is copied, or on an sg node.
 //!
 //! A block node gives no command less than seven seconds (`BLK_MIN_SG_TIMEOUT`), and refuses data
-//! beyond `max_hw_sectors_kb` with EIO; an sg node does neither, copies, and holds sixteen commands
-//! at a time (EDOM for more). Both keep 96 bytes of sense data at most, and have no status qualifier. CDBs of
-//! up to 32 bytes go through both, if the host's adapter takes them; it answers ABORT if not.
+//! beyond `max_hw_sectors_kb` with EIO and beyond `max_segments` with EINVAL. Where memory is not
+//! aligned for the device it copies, and then zeroes what the device did not fill. An sg node
+//! keeps to time-outs, copies always (unless its module's `allow_dio` is set), and holds sixteen
+//! commands at a time (EDOM for more). Both keep 96 bytes of sense data at most, and have no
+//! status qualifier. CDBs of up to 32 bytes go through both, as far as the host's adapter takes
+//! them; the host status is ABORT where it does not. A multipath map without a path holds whoever
+//! sends, if it is set to queue (`queue_if_no_path`).
 #![expect(unsafe_code, reason = "segments of data are lent to the kernel")]
 
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,11 +20,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use libc::iovec;
 
 use super::open::{self, Device, OpenError, Opened, Options};
-use super::sys::{self, Command, Direction, Ended, Node, NotSent};
+use super::sys::{self, Command, Direction, Ended, NotSent};
 use super::sysfs::{BlockNode, Hctl, Ports, ScsiDevice};
 use super::{Completion, Data, HostLimits, HostStatus, Request, ScsiHost};
 use super::{filter, in_use, privilege};
 use crate::backend::lock;
+use crate::buffer::DataBuf;
 use crate::scsi::status::Status;
 
 /// A SCSI device of the host, taken until it is dropped.
@@ -37,7 +43,7 @@ impl SgDevice {
     /// [`OpenError`] says why it cannot be used.
     pub fn open(path: &Path, options: &Options) -> Result<SgDevice, OpenError> {
         let opened = open::open(path, options)?;
-        if opened.kind() == Node::Sg {
+        if opened.block.is_none() {
             sys::read_by_number(&opened.file).map_err(OpenError::Examine)?;
         }
         Ok(SgDevice { opened, next: AtomicU32::new(0) })
@@ -61,32 +67,76 @@ impl SgDevice {
         open::check(path, options)
     }
 
+    fn is_sg(&self) -> bool {
+        self.opened.block.is_none()
+    }
+
     fn send(
         &self,
         request: &Request<'_>,
         direction: Direction,
         segments: &[iovec],
     ) -> io::Result<Ended> {
-        let node = self.opened.kind();
         let make = || {
             // SAFETY: the segments are those of a `DataBuf`, or of a buffer of ours; both are
             // borrowed until the command has ended, and writable where data comes in.
-            unsafe { Command::new(node, request.cdb, direction, segments, request.timeout) }
+            unsafe { Command::new(request.cdb, direction, segments, request.timeout) }
         };
         let command = make()?;
-        if node == Node::Block || !self.writable() {
-            return command.sg_io(&self.opened.file);
+        let file = &self.opened.file;
+        if !self.is_sg() {
+            return command.sg_io(file);
+        }
+        if !self.writable() {
+            return command.sg_io_alone(file);
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        match command.write_and_read(&self.opened.file, number) {
+        match command.write_and_read(file, number) {
             Ok(ended) => Ok(ended),
             // Whoever has other credentials than who opened the node may not write to it.
             Err(NotSent::Refused(error)) if error.raw_os_error() == Some(libc::EPERM) => {
-                make()?.sg_io(&self.opened.file)
+                make()?.sg_io_alone(file)
             }
             Err(NotSent::Refused(error) | NotSent::Lost(error)) => Err(error),
         }
     }
+
+    /// Receives by a buffer of ours, and hands on what came alone: an sg node fills all of the
+    /// segments, with whatever was in the kernel's memory where the device sent nothing.
+    fn receive_gathered(&self, request: &Request<'_>, data: &mut DataBuf) -> io::Result<Ended> {
+        let mut bytes = self.buffer(data.len())?;
+        let ended = self.send(request, Direction::In, &[segment(&mut bytes)])?;
+        let missing = usize::try_from(ended.resid).unwrap_or(0);
+        let moved = bytes.len().saturating_sub(missing);
+        data.write(bytes.get(..moved).unwrap_or_default());
+        Ok(ended)
+    }
+
+    /// Sends more segments than a call takes, by a buffer of ours.
+    fn transmit_gathered(&self, request: &Request<'_>, data: &DataBuf) -> io::Result<Ended> {
+        let mut bytes = self.buffer(data.len())?;
+        data.read(&mut bytes);
+        self.send(request, Direction::Out, &[segment(&mut bytes)])
+    }
+
+    /// Memory of our own, no more than goes in one command: EIO for more, as of the kernel.
+    fn buffer(&self, len: usize) -> io::Result<Vec<u8>> {
+        let most = match &self.opened.block {
+            Some(block) => block.limits()?.max_hw_bytes,
+            None => sys::sg_max_bytes(&self.opened.file)?.into(),
+        };
+        if u64::try_from(len).unwrap_or(u64::MAX) > most.min(u32::MAX.into()) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(len).map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
+        bytes.resize(len, 0);
+        Ok(bytes)
+    }
+}
+
+fn segment(bytes: &mut [u8]) -> iovec {
+    iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() }
 }
 
 impl SgDevice {
@@ -107,7 +157,7 @@ impl SgDevice {
     #[must_use]
     pub fn kernel_allows(&self, cdb: &[u8]) -> bool {
         // An sg node that is open for writing takes everything.
-        (self.opened.kind() == Node::Sg && self.writable())
+        (self.is_sg() && self.writable())
             || filter::kernel_allows(cdb, self.writable())
             || privilege::has_rawio()
     }
@@ -115,7 +165,7 @@ impl SgDevice {
     /// All that uses it on the host, as clauses about it: the host itself, and another program.
     #[must_use]
     pub fn users(&self) -> Vec<String> {
-        let host = self.block_node().and_then(|block| in_use::look(&block).err());
+        let host = self.opened.device.block().and_then(|block| in_use::look(&block).err());
         let program = lock::holder_of(self.node());
         let host = host.map(|user| user.to_string());
         host.into_iter().chain(program.map(|holder| format!("is in use by {holder}"))).collect()
@@ -124,39 +174,11 @@ impl SgDevice {
     /// Its nodes: that which carries its commands, and the others.
     #[must_use]
     pub fn nodes(&self) -> Vec<PathBuf> {
-        let sg = match &self.opened.device {
-            Device::Scsi(device) => device.sg().map(|name| Path::new("/dev").join(name)),
-            Device::Multipath(_) => None,
-        };
-        let others = self.block_node().map(|block| block.path()).into_iter().chain(sg);
+        let sg = self.device().and_then(ScsiDevice::sg).map(|name| Path::new("/dev").join(name));
+        let others = self.opened.device.block().map(|block| block.path()).into_iter().chain(sg);
         let mut nodes = vec![self.node().to_owned()];
         nodes.extend(others.filter(|node| node != self.node()));
         nodes
-    }
-
-    fn block_node(&self) -> Option<BlockNode> {
-        match &self.opened.device {
-            Device::Scsi(device) => device.block(),
-            Device::Multipath(map) => Some(map.clone()),
-        }
-    }
-
-    /// How it is attached to the host: see [`ScsiDevice::transport`].
-    #[must_use]
-    pub fn transport(&self) -> Option<String> {
-        match &self.opened.device {
-            Device::Scsi(device) => Some(device.transport()),
-            Device::Multipath(_) => None,
-        }
-    }
-
-    /// Where the host has it; `None` of a multipath map, which is several devices.
-    #[must_use]
-    pub fn address(&self) -> Option<Hctl> {
-        match &self.opened.device {
-            Device::Scsi(device) => Some(device.address()),
-            Device::Multipath(_) => None,
-        }
     }
 
     /// What sysfs has of it; `None` of a multipath map, which is several devices.
@@ -166,6 +188,24 @@ impl SgDevice {
             Device::Scsi(device) => Some(device),
             Device::Multipath(_) => None,
         }
+    }
+
+    /// Where the host has it; `None` of a multipath map.
+    #[must_use]
+    pub fn address(&self) -> Option<Hctl> {
+        self.device().map(ScsiDevice::address)
+    }
+
+    /// How it is attached to the host: see [`ScsiDevice::transport`]. `None` of a multipath map.
+    #[must_use]
+    pub fn transport(&self) -> Option<String> {
+        self.device().map(ScsiDevice::transport)
+    }
+
+    /// By which ports it is reached. A multipath map has several, and none here.
+    #[must_use]
+    pub fn ports(&self) -> Ports {
+        self.device().map(ScsiDevice::ports).unwrap_or_default()
     }
 
     /// The block node, where it is by that that commands go.
@@ -183,38 +223,6 @@ impl SgDevice {
         }
     }
 
-    /// By which ports it is reached. A multipath map has several, and none here.
-    #[must_use]
-    pub fn ports(&self) -> Ports {
-        match &self.opened.device {
-            Device::Scsi(device) => device.ports(),
-            Device::Multipath(_) => Ports::default(),
-        }
-    }
-
-    /// More segments than a call takes go through one buffer.
-    fn send_gathered(&self, mut request: Request<'_>) -> io::Result<Ended> {
-        let (len, direction) = match &request.data {
-            Data::None => (0, Direction::None),
-            Data::In(data) => (data.len(), Direction::In),
-            Data::Out(data) => (data.len(), Direction::Out),
-        };
-        if u64::try_from(len).unwrap_or(u64::MAX) > self.limits()?.max_hw_bytes {
-            return Err(io::Error::from_raw_os_error(libc::EIO));
-        }
-        let mut bytes = vec![0; len];
-        if let Data::Out(data) = &request.data {
-            data.read(&mut bytes);
-        }
-        let segment = iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: len };
-        let ended = self.send(&request, direction, &[segment])?;
-        if let Data::In(data) = &mut request.data {
-            let missing = usize::try_from(ended.resid).unwrap_or(0);
-            data.write(bytes.get(..len.saturating_sub(missing)).unwrap_or_default());
-        }
-        Ok(ended)
-    }
-
     fn sg_limits(&self, device: &ScsiDevice) -> io::Result<HostLimits> {
         let file = &self.opened.file;
         let max_bytes = sys::sg_max_bytes(file)?.into();
@@ -229,16 +237,18 @@ impl SgDevice {
 }
 
 impl ScsiHost for SgDevice {
-    fn execute(&self, request: Request<'_>) -> io::Result<Completion> {
-        let ended = match &request.data {
+    fn execute(&self, mut request: Request<'_>) -> io::Result<Completion> {
+        let data = mem::replace(&mut request.data, Data::None);
+        let ended = match data {
             Data::None => self.send(&request, Direction::None, &[]),
-            Data::In(data) if data.iovecs().len() <= sys::MAX_SEGMENTS => {
-                self.send(&request, Direction::In, data.iovecs())
+            Data::In(data) if self.is_sg() || data.iovecs().len() > sys::MAX_SEGMENTS => {
+                self.receive_gathered(&request, data)
             }
-            Data::Out(data) if data.iovecs().len() <= sys::MAX_SEGMENTS => {
-                self.send(&request, Direction::Out, data.iovecs())
+            Data::In(data) => self.send(&request, Direction::In, data.iovecs()),
+            Data::Out(data) if data.iovecs().len() > sys::MAX_SEGMENTS => {
+                self.transmit_gathered(&request, data)
             }
-            Data::In(_) | Data::Out(_) => self.send_gathered(request),
+            Data::Out(data) => self.send(&request, Direction::Out, data.iovecs()),
         }?;
         Ok(Completion {
             status: Status(ended.status),

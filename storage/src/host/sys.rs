@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 use std::ptr;
@@ -36,7 +37,6 @@ const SG_SCSI_RESET_NO_ESCALATE: c_int = 0x100;
 const SG_DXFER_NONE: c_int = -1;
 const SG_DXFER_TO_DEV: c_int = -2;
 const SG_DXFER_FROM_DEV: c_int = -3;
-const SG_DXFER_TO_FROM_DEV: c_int = -4;
 const SG_FLAG_DIRECT_IO: c_uint = 1;
 
 /// Requests that an sg node holds for one open file (`SG_MAX_QUEUE`).
@@ -91,22 +91,12 @@ pub(super) enum Direction {
     Out,
 }
 
-/// Which of the kernel's drivers carries commands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Node {
-    /// That of a block device.
-    Block,
-    /// SCSI generic. It copies data by pages of its own, which are filled from the segments first:
-    /// otherwise what a device leaves of them would come back with what was in them before.
-    Sg,
-}
-
 /// A command for a node: what borrows the memory that the kernel reads and writes.
 pub(super) struct Command<'a> {
     header: Header,
-    sense: Box<[u8; MAX_SENSE as usize]>,
+    sense: [u8; MAX_SENSE as usize],
     // The CDB and the segments.
-    _memory: std::marker::PhantomData<&'a [u8]>,
+    _memory: PhantomData<&'a [u8]>,
 }
 
 /// What became of a command that the kernel's SCSI layer has taken.
@@ -137,7 +127,6 @@ impl<'a> Command<'a> {
     /// The memory of the segments stays mapped, and writable where data comes in, as long as the
     /// command lives.
     pub(super) unsafe fn new(
-        node: Node,
         cdb: &'a [u8],
         direction: Direction,
         segments: &'a [iovec],
@@ -153,13 +142,11 @@ impl<'a> Command<'a> {
         for segment in segments {
             len = len.checked_add(segment.iov_len).ok_or_else(|| errno(libc::EIO))?;
         }
-        let mut sense = Box::new([0; MAX_SENSE as usize]);
         let header = Header {
             interface_id: c_int::from(b'S'),
             dxfer_direction: match direction {
                 _ if len == 0 => SG_DXFER_NONE,
                 Direction::None => SG_DXFER_NONE,
-                Direction::In if node == Node::Sg => SG_DXFER_TO_FROM_DEV,
                 Direction::In => SG_DXFER_FROM_DEV,
                 Direction::Out => SG_DXFER_TO_DEV,
             },
@@ -169,7 +156,7 @@ impl<'a> Command<'a> {
             dxfer_len: c_uint::try_from(len).map_err(|_| errno(libc::EIO))?,
             dxferp: ptr::null_mut(),
             cmdp: cdb.as_ptr(),
-            sbp: sense.as_mut_ptr(),
+            sbp: ptr::null_mut(),
             timeout: milliseconds(timeout),
             flags: SG_FLAG_DIRECT_IO,
             pack_id: 0,
@@ -184,7 +171,7 @@ impl<'a> Command<'a> {
             duration: 0,
             info: 0,
         };
-        let mut command = Command { header, sense, _memory: std::marker::PhantomData };
+        let mut command = Command { header, sense: [0; MAX_SENSE as usize], _memory: PhantomData };
         command.point_at(segments);
         Ok(command)
     }
@@ -207,25 +194,33 @@ impl<'a> Command<'a> {
             status: self.header.status,
             host_status: self.header.host_status,
             resid: self.header.resid,
-            sense: self.sense.get(..written).unwrap_or(&*self.sense).to_vec(),
+            sense: self.sense.get(..written).unwrap_or(&self.sense).to_vec(),
         }
     }
 
-    /// Sends the command and waits for its end. A signal interrupts nothing on a block node. On an
-    /// sg node it would, and the kernel would then send the command once more: no signal is taken
-    /// meanwhile, but a stop (SIGSTOP, a debugger, a freezer) cannot be kept off; for that there
-    /// is [`Command::write_and_read`].
+    /// Sends the command and waits for its end, which no signal interrupts on a block node.
     ///
     /// # Errors
     /// The kernel's. After all but EINTR, EFAULT and ENODEV the command was not sent.
     pub(super) fn sg_io(mut self, file: &File) -> io::Result<Ended> {
-        let _blocked = SignalsBlocked::new();
+        self.header.sbp = self.sense.as_mut_ptr();
         let argument = &raw mut self.header;
         // SAFETY: `new`'s promise; the CDB and the segments are borrowed, sense data is owned.
         if unsafe { libc::ioctl(file.as_raw_fd(), SG_IO, argument) } < 0 {
             return Err(io::Error::last_os_error());
         }
         Ok(self.ended())
+    }
+
+    /// The same on an sg node, where a signal does interrupt the wait, and the kernel would then
+    /// send the command once more: none is taken meanwhile. A stop (SIGSTOP, a debugger, a
+    /// freezer) cannot be kept off; for that there is [`Command::write_and_read`].
+    ///
+    /// # Errors
+    /// See [`Command::sg_io`].
+    pub(super) fn sg_io_alone(self, file: &File) -> io::Result<Ended> {
+        let _blocked = SignalsBlocked::new();
+        self.sg_io(file)
     }
 
     /// Sends the command to an sg node that is open for writing, under a number that no other
@@ -249,6 +244,7 @@ impl<'a> Command<'a> {
     }
 
     fn write(&mut self, file: &File) -> io::Result<()> {
+        self.header.sbp = self.sense.as_mut_ptr();
         let argument: *const Header = &raw const self.header;
         // SAFETY: `new`'s promise; the CDB and the segments are borrowed, sense data is owned.
         let sent = unsafe { libc::write(file.as_raw_fd(), argument.cast(), size_of::<Header>()) };
@@ -393,9 +389,8 @@ mod tests {
     fn refusal(cdb_len: usize, segments: &[iovec]) -> Option<i32> {
         let cdb = vec![0; cdb_len];
         // SAFETY: the command is not sent.
-        let command = unsafe {
-            Command::new(Node::Block, &cdb, Direction::In, segments, Duration::from_secs(1))
-        };
+        let command =
+            unsafe { Command::new(&cdb, Direction::In, segments, Duration::from_secs(1)) };
         command.err().and_then(|error| error.raw_os_error())
     }
 

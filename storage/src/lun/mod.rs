@@ -118,6 +118,12 @@ pub enum Reason {
 }
 
 impl OpenError {
+    /// That the SCSI device at `path` cannot be used, and why.
+    #[must_use]
+    pub fn device(path: &Path, reason: host::OpenError) -> OpenError {
+        OpenError { path: path.into(), reason: Reason::Device(reason) }
+    }
+
     /// What is wrong, as a sentence about its path.
     #[must_use]
     pub fn why(&self) -> String {
@@ -157,7 +163,7 @@ pub fn open(spec: &LunSpec) -> Result<Arc<dyn LogicalUnit>, OpenError> {
             Ok(Arc::new(Disk::new(medium, spec)))
         }
         LunSpec::Passthrough(spec) => {
-            passthrough::open(spec).map_err(|reason| on_device(path, reason))
+            passthrough::open(spec).map_err(|reason| OpenError::device(path, reason))
         }
     }
 }
@@ -173,17 +179,13 @@ pub fn check(spec: &LunSpec) -> Result<(), OpenError> {
             check_disk(spec).map_err(|reason| on_medium(spec.backing.path(), reason))
         }
         LunSpec::Passthrough(spec) => {
-            passthrough::check(spec).map_err(|reason| on_device(&spec.path, reason))
+            passthrough::check(spec).map_err(|reason| OpenError::device(&spec.path, reason))
         }
     }
 }
 
 fn on_medium(path: &Path, reason: backend::OpenError) -> OpenError {
     OpenError { path: path.into(), reason: Reason::Medium(reason) }
-}
-
-fn on_device(path: &Path, reason: host::OpenError) -> OpenError {
-    OpenError { path: path.into(), reason: Reason::Device(reason) }
 }
 
 fn check_disk(spec: &DiskSpec) -> Result<(), backend::OpenError> {

@@ -5,8 +5,11 @@
 
 use std::path::{Path, PathBuf};
 
+use storage::host::OpenError;
+use storage::lun::passthrough::Passthrough;
 use storage::lun::passthrough::policy::{CommandPattern, PolicySpec};
 use storage::lun::spec::{LunSpec, Overlay, PassthroughSpec};
+use storage::lun::{self, Reason};
 use toml::de::DeValue;
 
 use super::claims::{Claims, Use};
@@ -16,9 +19,6 @@ use super::tree::{Field, Placed, Table};
 use super::{Surroundings, files, values};
 use crate::host::Host;
 use crate::spec::PRESETS;
-
-/// Commands at a device at a time, at most: each has a thread.
-const QUEUE_DEPTH_MAX: u16 = 256;
 
 /// Reads one LUN.
 pub(super) fn spec(
@@ -40,7 +40,7 @@ pub(super) fn spec(
     };
     fencing(table, &spec, problems);
     if let Some(path) = &path {
-        let device = check(path, &spec, around.host, problems);
+        let device = check(table, path, &spec, around.host, problems);
         let claim = Use {
             medium: device,
             writes: !spec.read_only,
@@ -72,7 +72,7 @@ fn options(
     problems: &mut Problems<'_>,
 ) -> PassthroughSpec {
     let path_timeout = table.read("path_timeout", values::duration_or_none, problems);
-    let queue_depth = |value: &_| values::number(value, &(1..=QUEUE_DEPTH_MAX));
+    let queue_depth = |value: &_| values::number(value, &(1..=Passthrough::MAX_THREADS));
     let broker = |value: &_| broker(value, base);
     let mut flag = |key| given(table.read(key, values::flag, problems)).unwrap_or_default();
     PassthroughSpec {
@@ -133,8 +133,14 @@ fn fencing(table: &Table<'_>, spec: &PassthroughSpec, problems: &mut Problems<'_
     }
 }
 
+/// Whether a device is there, and not the one that is wanted.
+fn is_another(error: &lun::OpenError) -> bool {
+    matches!(error.reason(), Reason::Device(OpenError::Mismatch { .. }))
+}
+
 /// Reports a device that cannot be used as `spec` says, or tells which it is.
 fn check(
+    table: &Table<'_>,
     path: &Placed<PathBuf>,
     spec: &PassthroughSpec,
     host: &Host,
@@ -142,7 +148,15 @@ fn check(
 ) -> Option<Placed<MediumId>> {
     if let Err(error) = (host.device)(&LunSpec::Passthrough(spec.clone())) {
         let refusal = Refusal::new(error.why(), error.remedy());
-        problems.report(path.at, "controller.lun.passthrough", &refusal);
+        let pin = table.place("expect").filter(|_| is_another(&error));
+        match pin {
+            None => problems.report(path.at, "controller.lun.passthrough", &refusal),
+            Some(at) => {
+                let line = problems.line(path.at);
+                let what = format!("controller.lun.expect with the passthrough at line {line}");
+                problems.report(at, what, &refusal);
+            }
+        }
         return None;
     }
     Some(Placed { at: path.at, value: MediumId::of_device(&spec.path)? })

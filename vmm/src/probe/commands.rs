@@ -3,8 +3,8 @@
 //!
 //! It must not know what a command does.
 
-use storage::lun::passthrough::facts::Facts;
 use storage::lun::passthrough::policy::{Explained, Policy, Standing, bare_cdb};
+use storage::lun::passthrough::view::View;
 use storage::lun::spec::PassthroughSpec;
 use storage::scsi::cdb::Cdb;
 use storage::scsi::command::{self, TimeClass};
@@ -24,35 +24,33 @@ pub(super) struct Senders<'a> {
 }
 
 /// The verdict on every command.
-pub(super) fn policy(
-    spec: &PassthroughSpec,
-    facts: &Facts,
-    senders: &Senders<'_>,
-) -> model::Policy {
-    let policy = Policy::new(&spec.policy, spec.read_only, spec.shared_nexus, facts.device_type());
+pub(super) fn policy(spec: &PassthroughSpec, view: &View, senders: &Senders<'_>) -> model::Policy {
+    let device_type = view.facts.device_type();
+    // Not the view's own, which withholds what nobody sends.
+    let policy = Policy::new(&spec.policy, spec.read_only, spec.shared_nexus, device_type);
     let preset = PRESETS.iter().find(|(_, preset)| *preset == spec.policy.preset);
     model::Policy {
         preset: preset.map_or("", |(name, _)| *name),
         read_only: spec.read_only,
         shared_nexus: spec.shared_nexus,
-        commands: policy.explain().map(|it| command(&it, spec, facts, senders)).collect(),
+        commands: policy.explain().map(|it| command(&it, spec, view, senders)).collect(),
     }
 }
 
 fn command(
     explained: &Explained,
     spec: &PassthroughSpec,
-    facts: &Facts,
+    view: &View,
     senders: &Senders<'_>,
 ) -> Command {
     let Explained { command, standing } = explained;
     let cdb = bare_cdb(command.opcode, command.service_action);
     let bytes = cdb.0.get(..usize::from(command.cdb_len)).unwrap_or(&cdb.0);
     let (verdict, why) = verdict(*standing, bytes, senders);
-    let known = facts.commands.as_ref().map(|known| known.find(&cdb));
+    let known = view.facts.commands.as_ref().map(|known| known.find(&cdb));
     let (why, timeout) = match (verdict, known) {
         (Verdict::Allowed, Some(None)) => (Some("the device does not list it".into()), None),
-        (Verdict::Allowed, _) => (why, Some(timeout(command, &cdb, spec, facts))),
+        (Verdict::Allowed, _) => (why, Some(view.timeout(spec, &cdb).as_secs())),
         _ => (why, None),
     };
     Command {
@@ -61,8 +59,8 @@ fn command(
         service_action: command.service_action.map(|action| format!("{action:02x}")),
         verdict,
         why,
-        timeout: timeout.map(|(seconds, _)| seconds),
-        timeout_from: timeout.map(|(_, from)| from),
+        timeout,
+        timeout_from: timeout.map(|_| timeout_from(command, &cdb, spec, view)),
     }
 }
 
@@ -90,31 +88,32 @@ fn verdict(standing: Standing, cdb: &[u8], senders: &Senders<'_>) -> (Verdict, O
 /// Why a command is refused that the policy allows.
 pub(super) const NEEDS_PRIVILEGE: &str = "needs CAP_SYS_RAWIO or a broker";
 
-/// How long a command may take, in seconds, and who says so.
-fn timeout(
+/// Who says how long a command may take.
+fn timeout_from(
     command: &command::Command,
     cdb: &Cdb,
     spec: &PassthroughSpec,
-    facts: &Facts,
-) -> (u64, &'static str) {
+    view: &View,
+) -> &'static str {
     let ordinary = matches!(command.time, TimeClass::Short | TimeClass::Access);
-    let configured = spec.timeout.filter(|_| ordinary).map(|timeout| (timeout, "configured"));
-    let device = || facts.commands.as_ref()?.find(cdb)?.timeouts?.recommended;
-    let told = configured.or_else(|| Some((device()?, "the device")));
-    let (timeout, from) = told.unwrap_or((command.time.timeout(), "its kind"));
-    (timeout.as_secs().max(1), from)
+    let device = || view.facts.commands.as_ref()?.find(cdb)?.timeouts?.recommended;
+    match spec.timeout {
+        Some(_) if ordinary => "configured",
+        _ if device().is_some() => "the device",
+        _ => "its kind",
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use storage::lun::passthrough::facts::{Commands, examine};
+    use storage::lun::passthrough::facts::Commands;
     use storage::lun::passthrough::policy::Preset;
     use storage::testing::{FakeDevice, FakeHost};
 
     use super::*;
 
-    fn facts() -> Facts {
-        examine(&FakeHost::new(FakeDevice::default())).unwrap()
+    fn view() -> View {
+        View::of(&spec(Preset::DiskRw), &FakeHost::new(FakeDevice::default())).unwrap()
     }
 
     fn spec(preset: Preset) -> PassthroughSpec {
@@ -129,7 +128,7 @@ mod tests {
         senders: &Senders<'_>,
         names: &[&str],
     ) -> Vec<(Verdict, Option<String>)> {
-        let policy = policy(spec, &facts(), senders);
+        let policy = policy(spec, &view(), senders);
         let find = |name: &&str| policy.commands.iter().find(|command| command.name == *name);
         let found = |name| find(name).unwrap_or_else(|| panic!("{name}"));
         names.iter().map(|name| (found(name).verdict, found(name).why.clone())).collect()
@@ -169,16 +168,17 @@ mod tests {
         // READ(10) with a recommended time-out of 77 seconds.
         let mut data = vec![0, 0, 0, 20, 0x28, 0, 0, 0, 0, 0x02, 0, 10, 0, 10, 0, 0];
         data.extend([0, 0, 0, 0, 0, 0, 0, 77]);
-        let lists = Facts { commands: Some(Commands::parse(&data)), ..facts() };
-        let one = |spec: &PassthroughSpec, facts: &Facts, name: &str| {
-            let all = policy(spec, facts, &ALL).commands;
+        let mut lists = view();
+        lists.facts.commands = Some(Commands::parse(&data));
+        let one = |spec: &PassthroughSpec, view: &View, name: &str| {
+            let all = policy(spec, view, &ALL).commands;
             let found = all.into_iter().find(|command| command.name == name).unwrap();
             (found.timeout, found.timeout_from, found.why)
         };
         let usual = spec(Preset::DiskRw);
         let mut configured = spec(Preset::DiskRw);
         configured.timeout = Some(std::time::Duration::from_secs(9));
-        let (read, silent) = (|spec, facts| one(spec, facts, "READ(10)"), facts());
+        let (read, silent) = (|spec, facts| one(spec, facts, "READ(10)"), view());
         assert_eq!(read(&usual, &silent), (Some(60), Some("its kind"), None));
         assert_eq!(read(&usual, &lists), (Some(77), Some("the device"), None));
         assert_eq!(read(&configured, &lists), (Some(9), Some("configured"), None));

@@ -248,7 +248,8 @@ pub(super) fn named(page: &[u8]) -> Vec<Named> {
                 Association::TargetDevice => "target device",
                 Association::Reserved => "reserved",
             },
-            designator: printable(&designator.to_string()),
+            // A SCSI name string is filled up with zeros.
+            designator: printable(designator.to_string().trim_end_matches('\0')),
         })
         .collect()
 }

@@ -3,12 +3,10 @@
 //! Owns who is asked for what. It must not know how any of it is shown.
 
 use storage::host::ScsiHost;
-use storage::lun::passthrough::facts::{ExamineError, Facts, examine};
-use storage::lun::passthrough::fixup::{Context, Promises, has_block_limits};
-use storage::lun::passthrough::limits::Limits;
-use storage::lun::passthrough::policy::{Policy, Verdict};
+use storage::lun::passthrough::facts::{ExamineError, Facts};
+use storage::lun::passthrough::fixup::has_block_limits;
+use storage::lun::passthrough::view::View;
 use storage::lun::spec::PassthroughSpec;
-use storage::scsi::cdb::Cdb;
 
 use super::commands::{self, Senders};
 use super::model::{Capacity, Device, Identity, Missing, Page, Report};
@@ -31,19 +29,18 @@ pub(super) struct Subject<'a> {
 /// When it does not even answer INQUIRY, or the host does not say what it can carry.
 pub(super) fn report(subject: Subject<'_>) -> Result<Report, ExamineError> {
     let Subject { spec, host, mut device, senders, mut missing } = subject;
-    let facts = examine(host)?;
-    let of_host = host.limits()?;
-    let limits = Limits::of(of_host, &facts);
-    let pages = pages::read(host, &context(spec, &facts, &limits));
-    let policy = commands::policy(spec, &facts, &senders);
+    let view = View::of(spec, host)?;
+    let facts = &view.facts;
+    let pages = pages::read(host, &view.context(spec));
+    let policy = commands::policy(spec, &view, &senders);
     device.attentions = facts.attentions.iter().copied().map(ask::shown).collect();
-    missing.extend(missing::of(spec, &facts, &policy));
+    missing.extend(missing::of(spec, facts, &policy));
     Ok(Report {
         format: 1,
         path: printable(&spec.path.to_string_lossy()),
         device,
-        identity: identity(&facts, &pages),
-        limits: limits::told(&of_host, &limits, block_limits(&facts, &pages)),
+        identity: identity(facts, &pages),
+        limits: limits::told(&view.host, &view.limits, block_limits(facts, &pages)),
         pages,
         policy,
         reservations: reservations::look(host),
@@ -54,8 +51,7 @@ pub(super) fn report(subject: Subject<'_>) -> Result<Report, ExamineError> {
 /// What the LUN `spec` is in a few words: its type and names, how much it holds, and how much one
 /// command carries; nothing where the device does not answer.
 pub(super) fn summary(spec: &PassthroughSpec, host: &dyn ScsiHost) -> Option<String> {
-    let facts = examine(host).ok()?;
-    let limits = Limits::of(host.limits().ok()?, &facts);
+    let View { facts, limits, .. } = View::of(spec, host).ok()?;
     let overlay = spec.overlay.wwn.map(|wwn| wwn.to_string());
     let identity = overlay.or_else(|| facts.identity().map(|identity| identity.to_string()));
     let mut parts = vec![type_name(facts.device_type()).to_owned(), facts.names().join(" ")];
@@ -65,24 +61,6 @@ pub(super) fn summary(spec: &PassthroughSpec, host: &dyn ScsiHost) -> Option<Str
     }
     parts.push(format!("up to {} KiB at a time", limits.max_transfer() >> 10));
     Some(printable(&parts.join(", ")))
-}
-
-/// What a guest's pages are edited by.
-fn context<'a>(spec: &'a PassthroughSpec, facts: &'a Facts, limits: &'a Limits) -> Context<'a> {
-    let device_type = facts.device_type();
-    let policy = Policy::new(&spec.policy, spec.read_only, spec.shared_nexus, device_type);
-    let allows = |opcode, action| policy.judge(&Cdb::new(&[opcode, action])) == Verdict::Forward;
-    Context {
-        facts,
-        limits,
-        overlay: &spec.overlay,
-        read_only: spec.read_only,
-        promises: Promises {
-            third_party_copy: allows(0x83, 0) && allows(0x84, 0),
-            report_target_port_groups: allows(0xa3, 0x0a),
-            set_target_port_groups: allows(0xa4, 0x0a),
-        },
-    }
 }
 
 fn guests<'a>(pages: &'a [Page], code: &str) -> Option<&'a [u8]> {

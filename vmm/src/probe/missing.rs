@@ -22,12 +22,12 @@ pub(super) fn line(
 /// commands `policy` gives the verdicts.
 pub(super) fn of(spec: &PassthroughSpec, facts: &Facts, policy: &Policy) -> Vec<Missing> {
     let mut missing = Vec::new();
-    let unsent: Vec<&str> = policy
-        .commands
-        .iter()
-        .filter(|command| command.why.as_deref() == Some(NEEDS_PRIVILEGE))
-        .map(|command| command.name.as_str())
-        .collect();
+    let unsent =
+        policy.commands.iter().filter(|command| command.why.as_deref() == Some(NEEDS_PRIVILEGE));
+    // One name for all service actions.
+    let mut unsent: Vec<&str> =
+        unsent.map(|command| command.name.split(" - ").next().unwrap_or(&command.name)).collect();
+    unsent.dedup();
     if !unsent.is_empty() {
         let effect = format!("the host does not let this user send {}", unsent.join(", "));
         missing.push(line("CAP_SYS_RAWIO", effect, "set broker, if the guest needs them"));
@@ -53,18 +53,18 @@ pub(super) fn of(spec: &PassthroughSpec, facts: &Facts, policy: &Policy) -> Vec<
 
 #[cfg(test)]
 mod tests {
-    use storage::lun::passthrough::facts::examine;
+    use storage::lun::passthrough::view::View;
     use storage::testing::{FakeDevice, FakeHost};
 
     use super::*;
     use crate::probe::commands::{self, Senders};
 
     fn whats(spec: &PassthroughSpec, device: FakeDevice, rawio: bool) -> Vec<String> {
-        let facts = examine(&FakeHost::new(device)).unwrap();
+        let view = View::of(spec, &FakeHost::new(device)).unwrap();
         let direct = |cdb: &[u8]| rawio || cdb[0] != 0x5f;
         let senders = Senders { direct: &direct, broker: None };
-        let policy = commands::policy(spec, &facts, &senders);
-        of(spec, &facts, &policy).into_iter().map(|missing| missing.what).collect()
+        let policy = commands::policy(spec, &view, &senders);
+        of(spec, &view.facts, &policy).into_iter().map(|missing| missing.what).collect()
     }
 
     #[test]

@@ -11,9 +11,11 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use storage::host::broker::Broker;
+use storage::host::privileged::Privileged;
 use storage::host::sg::SgDevice;
 use storage::host::{filter, privilege};
 use storage::lun;
@@ -44,21 +46,22 @@ mod text;
 pub(crate) fn run(options: &Probe) -> ExitCode {
     let spec = options.spec();
     let path = printable(&spec.path.to_string_lossy());
-    let host = match SgDevice::watch(&spec.path) {
-        Ok(host) => host,
+    let device = match SgDevice::watch(&spec.path) {
+        Ok(device) => Arc::new(device),
         Err(error) => {
             let why = format!("{path} {error}; {}", error.remedy(&spec.path));
             return refuse(&printable(&why));
         }
     };
-    let direct = |cdb: &[u8]| carries(host.node(), !spec.read_only, cdb);
+    let direct = |cdb: &[u8]| carries(device.node(), !spec.read_only, cdb);
     let broker = spec.broker.as_deref();
-    let broker = broker.map(|path| Broker::new(path).with_reconnect(Duration::ZERO));
-    let by_broker = |cdb: &[u8]| broker.as_ref().is_some_and(|it| it.can(host.as_fd(), cdb));
+    let broker = broker.map(|path| Arc::new(Broker::new(path).with_reconnect(Duration::ZERO)));
+    let by_broker = |cdb: &[u8]| broker.as_ref().is_some_and(|it| it.can(device.as_fd(), cdb));
+    let host = Privileged::new(device.clone(), broker.clone());
     let subject = Subject {
         spec: &spec,
         host: &host,
-        device: device(&host),
+        device: whereabouts(&device),
         senders: Senders { direct: &direct, broker: broker.is_some().then_some(&by_broker) },
         missing: obstacles(&spec),
     };
@@ -87,7 +90,7 @@ fn carries(node: &Path, writable: bool, cdb: &[u8]) -> bool {
 }
 
 /// What the host tells of it.
-fn device(host: &SgDevice) -> Device {
+fn whereabouts(host: &SgDevice) -> Device {
     let paths = |paths: Vec<std::path::PathBuf>| {
         paths.iter().map(|path| printable(&path.to_string_lossy())).collect()
     };

@@ -206,13 +206,22 @@ fn a_broker_that_vanishes_with_a_command_is_not_asked_again() {
 #[test]
 fn a_broker_may_be_started_anew() {
     // Each connection serves one command.
-    let played = Played::new(0, |_, channel| {
-        take(channel);
-        reply(channel, Status::GOOD, b"x");
+    let ended = Arc::new(AtomicUsize::new(0));
+    let played = Played::new(0, {
+        let ended = Arc::clone(&ended);
+        move |_, channel| {
+            take(channel);
+            reply(channel, Status::GOOD, b"x");
+            channel.socket().shutdown(Shutdown::Both).unwrap();
+            ended.fetch_add(1, Ordering::SeqCst);
+        }
     });
     let broker = played.broker();
-    for _ in 0..5 {
+    for count in 1..=5 {
         assert_eq!(receive(&broker, &read_keys(8), 8).unwrap().1[0], b'x');
+        while ended.load(Ordering::SeqCst) < count {
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
@@ -270,4 +279,14 @@ fn commands_do_not_wait_for_each_other() {
         reply(&stuck, Status::GOOD, b"1");
         assert_eq!(first.join().unwrap().unwrap().1[0], b'1');
     });
+}
+
+#[test]
+fn a_broker_that_is_not_there_is_not_asked_for_long_what_it_can_do() {
+    let broker =
+        Broker::new("/nonexistent/socket".as_ref()).with_reconnect(Duration::from_secs(3600));
+    for opcode in 0..=0xff {
+        let can = broker.can(device().as_fd(), &[opcode, 0]);
+        assert_eq!(can, matches!(opcode, 0x5e | 0x5f), "{opcode:x}");
+    }
 }

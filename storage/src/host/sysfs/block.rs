@@ -71,6 +71,10 @@ impl BlockNode {
         self.folder.required("queue/logical_block_size")
     }
 
+    pub(in super::super) fn is_read_only(&self) -> bool {
+        self.folder.number("ro") == Some(1)
+    }
+
     /// What the device mapper calls it and identifies it by, where it is a volume of its.
     #[must_use]
     pub fn mapped(&self) -> Option<Mapped> {

@@ -285,9 +285,11 @@ mod tests {
     }
 
     #[test]
-    fn standard_data_in_place_of_a_page_is_no_page() {
+    fn another_page_in_place_of_the_page_is_no_page() {
         let mut device = FakeDevice::default();
-        device.vpd.insert(0x83, device.inquiry.clone());
+        let mut answered = page(&[(1, 0x03, &NAA)]);
+        answered[1] = 0x00;
+        device.vpd.insert(0x83, answered);
         assert!(matches!(Identity::of(&FakeHost::new(device)), Ok(Identity::Model(_))));
     }
 

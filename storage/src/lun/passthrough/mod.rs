@@ -63,9 +63,9 @@ pub struct Passthrough {
 
 impl Passthrough {
     /// Commands at the device at a time where its specification asks for no more.
-    const MAX_DEPTH: u16 = 64;
+    pub const MAX_DEPTH: u16 = 64;
     /// Threads of a logical unit.
-    const MAX_THREADS: u16 = 256;
+    pub const MAX_THREADS: u16 = 256;
     /// Commands that wait for a thread: more than one driver sends before it is answered.
     const WAITING: usize = 1024;
     /// Bytes of a thread's stack, which holds no data.

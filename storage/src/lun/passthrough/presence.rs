@@ -128,7 +128,8 @@ fn state_of(device: &ScsiDevice, sectors: Option<u64>) -> Sight {
     }
 }
 
-/// Whether the error says that there is no device any more.
+/// Whether the error says that there is no device. A device that is offline gives ENODEV by its
+/// block node and ENXIO by its sg node, one that was removed ENODEV by both.
 #[must_use]
 pub fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO))

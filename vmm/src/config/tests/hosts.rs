@@ -85,6 +85,22 @@ fn descriptors() {
 }
 
 #[test]
+fn each_command_by_a_broker_takes_a_descriptor() {
+    let fixture = Fixture::new();
+    let _broker = std::os::unix::net::UnixListener::bind(fixture.path("s")).unwrap();
+    let text = format!("{BOOT}[[controller]]\n[[controller.lun]]\npassthrough = 'a.raw'\n");
+    let needed = |more: &str| {
+        let host = Host { descriptors: Descriptors { limit: 60, open: 3 }, ..plenty() };
+        let told = fixture.problems_on(&host, format!("{text}{more}")).remove(0);
+        let needed = told.strip_prefix("file descriptors: the guest needs ").unwrap().split(',');
+        needed.take(1).collect::<String>().parse::<u64>().unwrap()
+    };
+    assert_eq!(needed("queue_depth = 7\n"), 66);
+    assert_eq!(needed("queue_depth = 7\nbroker = 's'\n"), 73);
+    assert_eq!(needed("broker = 's'\n"), 66 + 64);
+}
+
+#[test]
 fn what_the_host_lacks_comes_after_what_is_wrong_in_the_file() {
     let no = NoKvm { why: "is away".into(), remedy: "bring it back" };
     let bad = Host { kvm: Err(no), ..plenty() };

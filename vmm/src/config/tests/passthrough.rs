@@ -4,6 +4,7 @@
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
+use storage::host::OpenError;
 use storage::lun::passthrough::policy::{PolicySpec, Preset};
 use storage::lun::spec::{LunSpec, Naa, Overlay, PassthroughSpec};
 
@@ -221,7 +222,7 @@ fn keys_of_disks_do_not_go_with_a_device() {
     assert_eq!(
         lines[4],
         "guest1.toml:10:11: controller.lun.discard with the passthrough at line 5: the device \
-         itself answers UNMAP; remove it; deny = [\"42\"] refuses UNMAP"
+         itself answers UNMAP; remove it; deny = [\"UNMAP\"] refuses it"
     );
 }
 
@@ -312,6 +313,21 @@ fn nobody_fences_by_a_nexus_that_is_shared() {
         "7:9: controller.lun.allow with the shared_nexus at line 6: a reservation would hold for \
          everybody who shares the nexus; remove what reserves, or use a nexus of the guest's own",
     )]);
+}
+
+#[test]
+fn who_expects_another_device_is_told_where() {
+    fn another(_: &LunSpec) -> Result<(), storage::lun::OpenError> {
+        let expected = "naa.5001405000000001".parse().unwrap();
+        let mismatch = OpenError::Mismatch { expected, found: "naa.5001405000000002".into() };
+        Err(storage::lun::OpenError::device("a.raw".as_ref(), mismatch))
+    }
+    let host = Host { device: another, ..plenty() };
+    let text = format!("{BOOT}{DEVICE}expect = 'naa.5001405000000001'");
+    let lines = Fixture::new().problems_on(&host, text);
+    let why = "guest1.toml:6:10: controller.lun.expect with the passthrough at line 5: a.raw is \
+               not naa.5001405000000001 but naa.5001405000000002; ";
+    assert!(lines.len() == 1 && lines[0].starts_with(why), "{lines:?}");
 }
 
 #[test]

@@ -32,8 +32,8 @@ impl Rule {
         matches!(self.ruling, Ruling::Forward(_)) && !self.protected
     }
 
-    fn withhold(&mut self, carries: bool) {
-        if matches!(self.ruling, Ruling::Forward(_)) && !carries {
+    fn withhold(&mut self, carries: impl FnOnce() -> bool) {
+        if matches!(self.ruling, Ruling::Forward(_)) && !carries() {
             *self = Rule::REFUSED;
         }
     }
@@ -66,9 +66,9 @@ impl Slot {
     }
 
     pub(super) fn withhold(&mut self, carries: impl Fn(Option<u16>) -> bool) {
-        self.others.withhold(carries(None));
+        self.others.withhold(|| carries(None));
         for (action, rule) in &mut self.actions {
-            rule.withhold(carries(Some(*action)));
+            rule.withhold(|| carries(Some(*action)));
         }
     }
 }

@@ -5,6 +5,7 @@
 //! there again, by the same nexus, and has been examined as at first; its initiator finds it as
 //! after power-on. Nothing else ever takes its place.
 
+use std::io;
 use std::sync::Arc;
 
 use log::Level;
@@ -15,7 +16,7 @@ use super::{Connection, Presence, Watch, Watched};
 use crate::host::ScsiHost;
 use crate::lun::passthrough::identity::Unknown;
 use crate::lun::passthrough::pin::Mistaken;
-use crate::lun::passthrough::presence::{Absent, is_gone};
+use crate::lun::passthrough::presence::{Absent, Sight, is_gone};
 use crate::scsi::sense::SenseCode;
 
 /// Asks what is wanted. Blocks as long as the device does not answer.
@@ -55,9 +56,9 @@ fn ask<T>(unit: &dyn Watched, host: &dyn ScsiHost, ask: impl FnOnce(&dyn ScsiHos
 fn find_out(unit: &dyn Watched) {
     /// Suspicions that come faster than they are answered leave it suspect.
     const ATTEMPTS: usize = 4;
-    for _ in 0..ATTEMPTS {
+    for attempt in 0..ATTEMPTS {
         let connected = unit.watch().presence().connected;
-        let is_clear = if connected { check(unit) } else { reconnect(unit) };
+        let is_clear = if connected { check(unit, attempt) } else { reconnect(unit) };
         if is_clear {
             return;
         }
@@ -65,13 +66,12 @@ fn find_out(unit: &dyn Watched) {
 }
 
 /// Checks the device that is open; returns whether there is nothing more to ask.
-fn check(unit: &dyn Watched) -> bool {
+fn check(unit: &dyn Watched, attempt: usize) -> bool {
     let (watch, host) = (unit.watch(), unit.host());
     let checked = match ask(unit, host.as_ref(), |host| watch.pin.check(host)) {
         Ok(checked) => checked,
         Err(Mistaken::Unknown(Unknown::Io(error))) if is_gone(&error) => {
-            let_go(unit);
-            return false;
+            return miss(unit, attempt, &error);
         }
         Err(mistaken) if mistaken.is_certain() => {
             let complaint = format!("{mistaken}; its initiator sees it as gone");
@@ -91,6 +91,22 @@ fn check(unit: &dyn Watched) -> bool {
         show(unit, &mut watch.presence());
     }
     is_trusted
+}
+
+/// The host says that the device is not there, as it also does of one that is offline: what sysfs
+/// shows tells them apart. Where that shows nothing wrong, what is open is a device of former
+/// times, unless it was offline just now. Returns whether there is nothing more to ask.
+fn miss(unit: &dyn Watched, attempt: usize, error: &io::Error) -> bool {
+    let sight = unit.watch().presence().place.look();
+    match sight {
+        Sight::Offline | Sight::Blocked => {
+            unit.watch().presence().complain(Level::Warn, unit, &error.to_string());
+            return true;
+        }
+        Sight::Running(_) if attempt == 0 => {}
+        Sight::Running(_) | Sight::Gone => let_go(unit),
+    }
+    false
 }
 
 /// Opens the device again, where it was and then where the host has its address now; returns
@@ -122,6 +138,10 @@ fn return_by(unit: &dyn Watched, connection: Connection) -> Result<bool, String>
     let Connection { host, place } = connection;
     if !place.shares_nexus_with(&watch.presence().place) {
         return Err("is reached by another nexus".into());
+    }
+    // The host makes it last.
+    if place.block.is_none() && watch.presence().place.block.is_some() {
+        return Err("has no block node yet".into());
     }
     let checked = watch.pin.check(host.as_ref()).map_err(|mistaken| mistaken.to_string())?;
     {
@@ -217,7 +237,10 @@ fn show(unit: &dyn Watched, presence: &mut Presence) {
         log::info!("{}: is back", unit.name());
         presence.hidden = false;
         if let Some(events) = unit.events() {
-            events.attention(SenseCode::POWER_ON_OCCURRED);
+            let (code, watch) = (SenseCode::POWER_ON_OCCURRED, unit.watch());
+            // The host has met the device's own, and tells of it.
+            watch.mirror.note_device_attention(code, watch.clock.now());
+            events.attention(code);
         }
         presence.tell(unit);
     }

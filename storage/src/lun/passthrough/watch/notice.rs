@@ -5,6 +5,16 @@
 //! 3F/03, 2A/09, 38/07, 2A/01, 3F/0E, 2A/06 and 29/xx; 2A/03 to 2A/05 make none. `SDEV_MEDIA_CHANGE` and
 //! `DISK_MEDIA_CHANGE` tell of media, `RESIZE` of a block device whose size the kernel has read
 //! anew.
+//!
+//! Seen with scsi_debug on Linux 6.1 and 6.12 alike:
+//!
+//! | what happens | events |
+//! |---|---|
+//! | a SG_IO command is told 2A/09, 3F/0E or 29/xx | `SDEV_UA` of the device, so all that our own commands meet comes here as well |
+//! | the device's `rescan`, with another capacity | `RESIZE` of the block node; the kernel does not rescan because of 2A/09 |
+//! | `max_sectors_kb`, `queue_depth` or `state` written | none |
+//! | `delete` written | `remove` of the sg node, the block node and last the device; its folder is gone by then |
+//! | the host's `scan` finds a device | `add` of the device, then its sg node, then its block node, which has another name while somebody has the old one open; `bind` comes last. 29/xx for what the scan met comes after the `add` on 6.1 and before it on 6.12, there with `/H:C:T:L` as its whole path |
 
 use crate::host::uevent::Uevent;
 use crate::scsi::sense::SenseCode;

@@ -177,6 +177,12 @@ impl Rig {
         self.unit.watch.admit(|| false)
     }
 
+    /// The block node of the device in `folder`.
+    fn disk(&self, folder: &str, name: &str, number: &str) {
+        let disk = self.tree.disk(folder, name, number);
+        self.tree.file(&format!("{disk}/size"), "2048");
+    }
+
     fn set(&self, attribute: &str, value: &str) {
         self.tree.file(&format!("devices/{SCSI}/2:0:0:7/{attribute}"), value);
     }
@@ -316,8 +322,7 @@ fn a_device_that_is_removed_is_let_go_and_found_again_under_another_name() {
     let gone = rig.unit.host().limits().unwrap_err();
     assert_eq!(gone.raw_os_error(), Some(libc::ENODEV));
     let folder = rig.tree.device(SCSI, "2:0:0:7");
-    rig.tree.disk(&folder, "sdb", "8:16");
-    rig.tree.file(&format!("{folder}/block/sdb/size"), "2048");
+    rig.disk(&folder, "sdb", "8:16");
     rig.node("/dev/sdb", FakeDevice::default(), place(&rig.tree, "2:0:0:7"));
     rig.tried();
     rig.event("add", "scsi", "", "DEVTYPE=scsi_device");
@@ -334,10 +339,12 @@ fn a_device_that_is_removed_is_let_go_and_found_again_under_another_name() {
 fn only_the_right_device_by_the_right_nexus_comes_back() {
     let rig = Rig::new();
     rig.removed();
-    rig.tree.device(SCSI, "2:0:0:7");
+    let folder = rig.tree.device(SCSI, "2:0:0:7");
+    rig.disk(&folder, "sdb", "8:16");
     rig.told();
     let here = place(&rig.tree, "2:0:0:7");
-    rig.tree.device("pci/host3/target3:0:0", "3:0:0:7");
+    let folder = rig.tree.device("pci/host3/target3:0:0", "3:0:0:7");
+    rig.disk(&folder, "sdc", "8:32");
     rig.node(PATH, FakeDevice::default(), place(&rig.tree, "3:0:0:7"));
     rig.pass(ROUND);
     let foreign = rig.node(PATH, other(), here.clone());
@@ -373,6 +380,44 @@ fn a_removal_that_nobody_told_of_shows() {
     rig.unit.watch.path_lost();
     rig.unit.watch.errands.settle();
     assert_eq!(rig.told(), [Present(false)]);
+}
+
+#[test]
+fn an_offline_device_is_not_gone_whatever_the_host_says_of_it() {
+    let rig = Rig::with_patience(Duration::from_millis(20));
+    rig.set("state", "offline");
+    rig.host.device().gone = true;
+    rig.unit.watch.path_lost();
+    assert_eq!(rig.admit(), Err(Refusal::Unverified));
+    rig.pass(ROUND);
+    assert_eq!(rig.told(), []);
+    assert!(Arc::strong_count(&rig.host) > 1, "it is kept open");
+    rig.set("state", "running");
+    rig.host.device().gone = false;
+    rig.pass(ROUND);
+    assert_eq!((rig.told(), rig.admit()), (vec![], Ok(())));
+    rig.host.on(0x12, Outcome::Errno(libc::ENXIO));
+    rig.unit.watch.path_lost();
+    rig.unit.watch.errands.settle();
+    assert_eq!((rig.told(), rig.admit()), (vec![], Ok(())), "it was offline just then");
+}
+
+#[test]
+fn a_device_is_opened_by_the_same_kind_of_node() {
+    let rig = Rig::new();
+    rig.removed();
+    rig.told();
+    let folder = rig.tree.device(SCSI, "2:0:0:7");
+    rig.node(PATH, FakeDevice::default(), place(&rig.tree, "2:0:0:7"));
+    rig.event("add", "scsi", "", "DEVTYPE=scsi_device");
+    assert_eq!(rig.told(), []);
+    rig.disk(&folder, "sdb", "8:16");
+    rig.node(PATH, FakeDevice::default(), place(&rig.tree, "2:0:0:7"));
+    rig.event("change", "scsi", "", "SDEV_UA=POWER_ON_RESET_OCCURRED");
+    rig.event("bind", "scsi", "", "DEVTYPE=scsi_device");
+    rig.event("change", "scsi", "", "SDEV_UA=POWER_ON_RESET_OCCURRED");
+    rig.pass(SECOND);
+    assert_eq!(rig.told(), [Attention(0x29, 0x01), Present(true)], "one power-on is one");
 }
 
 #[test]
@@ -415,11 +460,34 @@ fn a_changed_size_is_told_however_it_shows() {
     assert_eq!(rig.unit.refreshed.load(Ordering::SeqCst), 1);
     rig.pass(2 * SECOND);
     rig.set("block/sda/size", "8192");
+    rig.host.on(0x00, Outcome::Errno(libc::EIO));
+    rig.pass(ROUND);
+    rig.pass(SECOND);
+    assert_eq!(rig.told(), [], "it does not say more yet");
+    rig.pass(ROUND);
+    rig.pass(SECOND);
+    assert_eq!(rig.told(), told);
+    rig.pass(2 * SECOND);
+    rig.set("block/sda/size", "2048");
     rig.event("change", "block", "/block/sda", "RESIZE=1");
     rig.pass(SECOND);
     assert_eq!(rig.told(), told);
     rig.pass(ROUND);
     rig.pass(ROUND);
+    assert_eq!(rig.told(), []);
+}
+
+#[test]
+fn one_change_that_shows_in_many_ways_is_told_once() {
+    let rig = Rig::new();
+    rig.event("change", "scsi", "", "SDEV_UA=CAPACITY_DATA_HAS_CHANGED");
+    rig.set("block/sda/size", "4096");
+    rig.unit.watch.pin.suspect();
+    rig.event("change", "block", "/block/sda", "RESIZE=1");
+    rig.pass(SECOND);
+    assert_eq!(rig.told(), [Attention(0x2a, 0x09), Changed(0x2a, 0x09)]);
+    rig.pass(2 * ROUND);
+    rig.pass(SECOND);
     assert_eq!(rig.told(), []);
 }
 

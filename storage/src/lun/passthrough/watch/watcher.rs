@@ -274,13 +274,9 @@ impl Watch {
         let place = self.presence().place.clone();
         let sight = place.look();
         let wanted = self.take_in(unit, sight, now);
-        if wanted.has(Wanted::CHECK) {
+        let wanted = wanted.and(self.changes(unit, sight)).and(self.errands.take_postponed());
+        if !wanted.is_empty() {
             self.want(wanted);
-        } else {
-            let wanted = wanted.and(self.errands.take_postponed()).and(self.changes(unit, sight));
-            if !wanted.is_empty() {
-                self.want(wanted);
-            }
         }
         place.addresses()
     }
