@@ -42,6 +42,7 @@ pub struct Machine {
     guest: Guest,
     nodes: Vec<PathBuf>,
     vhost: Option<String>,
+    privileged: bool,
     output: Image,
     steps: Image,
 }
@@ -72,7 +73,15 @@ impl Machine {
         let output = guest.lun("output.img", OUTPUT_SIZE, &lines)?;
         let lines = format!("target = 1\nlun = 1\nread_only = true\nwwn = \"{STEPS_WWN}\"");
         let steps = guest.lun("steps.img", 1 << 20, &lines)?;
-        Ok(Machine { monitor, guest, nodes: Vec::new(), vhost: None, output, steps })
+        Ok(Machine {
+            monitor,
+            guest,
+            nodes: Vec::new(),
+            vhost: None,
+            privileged: true,
+            output,
+            steps,
+        })
     }
 
     /// Passes a device by its node, with these lines of configuration, of which QEMU knows none.
@@ -85,6 +94,11 @@ impl Machine {
     /// Gives QEMU's guest a controller that is LIO's.
     pub fn vhost(&mut self, target: &str) {
         self.vhost = Some(target.into());
+    }
+
+    /// Has the guest be run without any capability, though by root, whose files these are.
+    pub fn drop_privileges(&mut self) {
+        self.privileged = false;
     }
 
     /// The guest, to be changed.
@@ -128,7 +142,13 @@ impl Machine {
              find_disk {OUTPUT_WWN}\n\
              dd if=/tmp/output of=$disk bs=64k conv=sync oflag=direct 2>/dev/null\n"
         );
-        Running::start(&mut self.command(&script)?)
+        let mut command = self.command(&script)?;
+        if self.privileged {
+            return Running::start(&mut command);
+        }
+        let mut setpriv = process::Command::new("setpriv");
+        setpriv.args(["--bounding-set=-all", "--inh-caps=-all"]).arg(command.get_program());
+        Running::start(setpriv.args(command.get_args()))
     }
 
     fn command(&self, script: &str) -> Result<process::Command> {

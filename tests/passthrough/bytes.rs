@@ -221,7 +221,7 @@ fn differences(subjects: &[Subject], more: &str) -> Result<(String, Outcome)> {
     let (mut script, mut host) = (String::new(), Vec::new());
     for (lun, subject) in subjects.iter().enumerate() {
         host.push(subject.on_the_host()?);
-        machine.pass(&subject.device.generic(), "policy = \"full\"\nshared_nexus = true");
+        machine.pass(&subject.device.generic(), "policy = \"full\"");
         machine.carry(REPLAY, lun, &subject.commands)?;
         let node = format!("$(generic 0:0:0:{lun})");
         script += &format!("section {lun} /replay /commands.{lun} {node}\n");
