@@ -78,9 +78,8 @@ impl Bench {
 impl Drop for Bench {
     /// A test that fails leaves no command behind for which the logical unit would wait.
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            let _ = self.host.reset_logical_unit();
-        }
+        // The script may have a reset fail.
+        while std::thread::panicking() && self.host.reset_logical_unit().is_err() {}
     }
 }
 
