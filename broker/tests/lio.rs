@@ -15,10 +15,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use storage::host::broker::Broker;
-use storage::host::multipath::Multipath;
 use storage::host::privileged::{Direct, Privileged};
-use storage::host::sg::SgDevice;
-use storage::host::{Completion, HostLimits, Options, Request, ScsiHost, lent::LentDevice, whole};
+use storage::host::{Completion, HostLimits, Request, ScsiHost, lent::LentDevice, whole};
+use storage::lun::passthrough::device::Device;
+use storage::lun::spec::PassthroughSpec;
 use storage::scsi::designator::{self, Association};
 use storage::scsi::status::Status;
 use tests::scsi::lio::{Port, Storage};
@@ -109,6 +109,10 @@ impl AsFd for Node {
 impl ScsiHost for Node {
     fn execute(&self, request: Request<'_>) -> io::Result<Completion> {
         self.device.execute(request)
+    }
+
+    fn carries(&self, _: &[u8]) -> bool {
+        true
     }
 
     fn reset_logical_unit(&self) -> io::Result<()> {
@@ -340,17 +344,27 @@ impl Map {
 
     fn over(nodes: &[PathBuf]) -> Map {
         tests::host::load(&["dm_multipath", "dm_round_robin"]).unwrap();
+        let table = Map::table(nodes);
+        let arguments =
+            ["create", Map::NAME, "-u", "mpath-vmm-lio-test", "--noudevsync", "--table", &table];
+        tests::host::run("dmsetup", &arguments).unwrap();
+        Map
+    }
+
+    fn lead_over(nodes: &[PathBuf]) {
+        let table = Map::table(nodes);
+        tests::host::run("dmsetup", &["reload", Map::NAME, "--table", &table]).unwrap();
+        tests::host::run("dmsetup", &["resume", "--noudevsync", Map::NAME]).unwrap();
+    }
+
+    fn table(nodes: &[PathBuf]) -> String {
         let number = |node: &PathBuf| {
             let number = fs::metadata(node).unwrap().rdev();
             format!("{}:{} 1", libc::major(number), libc::minor(number))
         };
         let paths: Vec<String> = nodes.iter().map(number).collect();
         let (count, paths) = (paths.len(), paths.join(" "));
-        let table = format!("0 32768 multipath 0 0 1 1 round-robin 0 {count} 1 {paths}");
-        let arguments =
-            ["create", Map::NAME, "-u", "mpath-vmm-lio-test", "--noudevsync", "--table", &table];
-        tests::host::run("dmsetup", &arguments).unwrap();
-        Map
+        format!("0 32768 multipath 0 0 1 1 round-robin 0 {count} 1 {paths}")
     }
 }
 
@@ -361,34 +375,33 @@ impl Drop for Map {
 }
 
 fn over_the_paths_of_a_map(rig: &Rig) {
-    let _map = Map::over(&rig.nodes[..2]);
-    let options = Options::default();
+    let _map = Map::over(&rig.nodes[..1]);
     let node = Path::new("/dev/mapper").join(Map::NAME);
-    let device = Arc::new(SgDevice::open(&node, &options).unwrap());
-    assert_eq!(device.legs().len(), 2);
-    let multipath = Multipath::open(device, &options, None).unwrap();
+    let device = Device::open(&PassthroughSpec::new(&node), &node).unwrap();
+    let multipath: &dyn ScsiHost = &*device.host;
     let leg = host(&rig.nodes[1], None);
-    assert_eq!(out(&multipath, 0, 0, 0, 0xa1).unwrap().status, Status::GOOD);
+    let writes = || {
+        // By whichever path the map chooses.
+        for _ in 0..4 {
+            let write = [0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+            let done =
+                attentive(|| whole::send(multipath, &write, &[0; 512], TIMEOUT).map(|c| (c, ())));
+            assert_eq!(done.unwrap().0.status, Status::GOOD);
+        }
+    };
+    assert_eq!(out(multipath, 0, 0, 0, 0xa1).unwrap().status, Status::GOOD);
+    assert_eq!(out(multipath, 1, 5, 0xa1, 0).unwrap().status, Status::GOOD);
+    assert_eq!(report(&leg, 0, 4096).len(), 16, "a key for the only path");
+    // A path that comes later is registered with its first conflict.
+    Map::lead_over(&rig.nodes[..2]);
+    writes();
     assert_eq!(report(&leg, 0, 4096).len(), 24, "a key for each path");
-    assert_eq!(report(&multipath, 0, 4096).len(), 16, "one for the initiator");
-    assert_eq!(out(&multipath, 1, 5, 0xa1, 0).unwrap().status, Status::GOOD);
-    let (one, both) = (report(&multipath, 3, 4096), report(&leg, 3, 4096));
+    assert_eq!(report(multipath, 0, 4096).len(), 16, "one for the initiator");
+    let (one, both) = (report(multipath, 3, 4096), report(&leg, 3, 4096));
     assert!(one.len() < both.len() && one[20] & 1 == 1, "{one:x?}");
-    // By whichever path the map chooses.
-    for _ in 0..4 {
-        let write = [0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0];
-        let done =
-            attentive(|| whole::send(&multipath, &write, &[0; 512], TIMEOUT).map(|c| (c, ())));
-        assert_eq!(done.unwrap().0.status, Status::GOOD);
-    }
     // A path that has lost its registration gets it back with its first conflict.
     assert_eq!(out(&leg, 6, 0, 0, 0).unwrap().status, Status::GOOD);
-    for _ in 0..4 {
-        let write = [0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0];
-        let done =
-            attentive(|| whole::send(&multipath, &write, &[0; 512], TIMEOUT).map(|c| (c, ())));
-        assert_eq!(done.unwrap().0.status, Status::GOOD);
-    }
-    assert_eq!(out(&multipath, 0, 0, 0xa1, 0).unwrap().status, Status::GOOD);
+    writes();
+    assert_eq!(out(multipath, 0, 0, 0xa1, 0).unwrap().status, Status::GOOD);
     assert_eq!(report(&leg, 0, 4096).len(), 8);
 }

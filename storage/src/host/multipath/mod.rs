@@ -7,11 +7,11 @@
 //!
 //! Which path the next command takes, nobody is told. So a path that has come back is registered
 //! when somebody notices ([`Multipath::restored`]), and otherwise when a command comes back with
-//! RESERVATION CONFLICT by it, which then is sent once more.
+//! RESERVATION CONFLICT by it, which then is sent once more. Which paths there are is looked up at
+//! those moments and at each command of reservations.
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::Path as FilePath;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,15 +19,16 @@ use super::broker::Broker;
 use super::broker::protocol::{PERSISTENT_RESERVE_IN, PERSISTENT_RESERVE_OUT};
 use super::privileged::{Direct, Privileged};
 use super::sg::SgDevice;
-use super::{
-    Completion, Data, HostLimits, HostStatus, OpenError, Options, Request, ScsiHost, whole,
-};
+use super::{Completion, Data, HostLimits, HostStatus, Options, Request, ScsiHost, whole};
 use crate::scsi::sense::{Sense, SenseCode, SenseKey};
 use crate::scsi::status::Status;
 
 mod out;
 mod registrations;
 mod report;
+mod source;
+
+use source::Source;
 
 use registrations::Registrations;
 
@@ -44,6 +45,7 @@ pub struct Path {
 #[derive(Debug)]
 pub struct Multipath {
     map: Arc<dyn ScsiHost>,
+    source: Option<Source>,
     paths: Mutex<Arc<[Path]>>,
     reservations: Mutex<Reservations>,
     attentions: Mutex<Attentions>,
@@ -81,32 +83,39 @@ impl Multipath {
         let known = Registrations::unknown(paths.len());
         let paths: Arc<[Path]> = paths.into();
         let reservations = Mutex::new(Reservations { paths: Arc::clone(&paths), known });
-        Multipath { map, paths: Mutex::new(paths), reservations, attentions: Mutex::default() }
+        let (source, paths) = (None, Mutex::new(paths));
+        Multipath { map, source, paths, reservations, attentions: Mutex::default() }
     }
 
-    /// The map that `map` has taken, over the paths that it has now. Commands that take privilege
-    /// go by `broker`.
-    ///
-    /// # Errors
-    /// Where a path's node cannot be opened.
-    pub fn open(
-        map: Arc<SgDevice>,
-        options: &Options,
-        broker: Option<&Arc<Broker>>,
-    ) -> Result<Multipath, OpenError> {
-        let paths = open_paths(&map, options, broker)?;
-        Ok(Multipath::new(Arc::new(Privileged::new(map, broker.cloned())), paths))
+    /// The map that `map` has taken, over the paths that it has now, as far as they can be opened.
+    /// Commands that take privilege go by `broker`.
+    #[must_use]
+    pub fn open(map: Arc<SgDevice>, options: &Options, broker: Option<Arc<Broker>>) -> Multipath {
+        let way = Privileged::new(Arc::clone(&map) as Arc<dyn Direct>, broker.clone());
+        let source = Source::new(map, options, broker);
+        let paths = source.look().unwrap_or_default();
+        Multipath { source: Some(source), ..Multipath::new(Arc::new(way), paths) }
+    }
+
+    /// Looks which paths there are.
+    fn follow(&self) {
+        if let Some(paths) = self.source.as_ref().and_then(Source::look) {
+            self.replace(paths);
+        }
     }
 
     /// Takes note of the paths that the map has now, where they are others than before.
     pub fn set_paths(&self, paths: Vec<Path>) {
+        self.replace(paths);
+        self.restored();
+    }
+
+    fn replace(&self, paths: Vec<Path>) {
         let paths: Arc<[Path]> = paths.into();
         *self.paths.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&paths);
         let mut reservations = self.lock();
         reservations.known.forget(paths.len());
         reservations.paths = paths;
-        drop(reservations);
-        self.restored();
     }
 
     /// Registers the initiator on paths on which it is not, if it still is on any: to be called
@@ -172,22 +181,6 @@ const REPAIR_TIMEOUT: Duration = Duration::from_secs(30);
 /// Unit attentions that a path may have.
 const MOST_ATTENTIONS: usize = 8;
 
-fn open_paths(
-    map: &SgDevice,
-    options: &Options,
-    broker: Option<&Arc<Broker>>,
-) -> Result<Vec<Path>, OpenError> {
-    // The device mapper has them, and this process has that.
-    let options = Options { force: true, shared_nexus: true, ..*options };
-    let open = |node: &FilePath| {
-        let device = SgDevice::open(node, &options)?;
-        let initiator = device.ports().initiator;
-        let device: Arc<dyn Direct> = Arc::new(device);
-        Ok(Path { host: Arc::new(Privileged::new(device, broker.cloned())), initiator })
-    };
-    map.legs().iter().map(|node| open(node)).collect()
-}
-
 fn sent(outcome: io::Result<Completion>) -> Outcome {
     match outcome {
         Ok(completion) => match (completion.host_status, completion.status) {
@@ -240,17 +233,33 @@ impl ScsiHost for Multipath {
             return Ok(attention);
         }
         match request.cdb.first() {
-            Some(&PERSISTENT_RESERVE_IN) => return self.report(request),
-            Some(&PERSISTENT_RESERVE_OUT) => return self.out(&request),
+            Some(&PERSISTENT_RESERVE_IN) => {
+                self.follow();
+                return self.report(request);
+            }
+            Some(&PERSISTENT_RESERVE_OUT) => {
+                self.follow();
+                return self.out(&request);
+            }
             _ => {}
         }
         let outcome = self.map.execute(again(&mut request))?;
-        if outcome.status == Status::RESERVATION_CONFLICT
-            && self.repair(&mut self.lock(), request.timeout)
-        {
-            return self.map.execute(request);
+        if outcome.status == Status::RESERVATION_CONFLICT {
+            self.follow();
+            if self.repair(&mut self.lock(), request.timeout) {
+                return self.map.execute(request);
+            }
         }
         Ok(outcome)
+    }
+
+    /// Reservations take a path at least, and have to go by all of them.
+    fn carries(&self, cdb: &[u8]) -> bool {
+        if !matches!(cdb.first(), Some(&(PERSISTENT_RESERVE_IN | PERSISTENT_RESERVE_OUT))) {
+            return self.map.carries(cdb);
+        }
+        let paths = Arc::clone(&self.paths.lock().unwrap_or_else(PoisonError::into_inner));
+        !paths.is_empty() && paths.iter().all(|path| path.host.carries(cdb))
     }
 
     fn reset_logical_unit(&self) -> io::Result<()> {

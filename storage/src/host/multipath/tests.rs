@@ -17,6 +17,8 @@ struct Target {
     holder: Option<(usize, u8)>,
     attentions: BTreeMap<usize, VecDeque<(u8, u8)>>,
     offline: Vec<usize>,
+    /// PERSISTENT RESERVE OUT by these nexuses is not for this process to send.
+    withheld: Vec<usize>,
     /// Ends PERSISTENT RESERVE OUT by this nexus so, once the device has carried it out or not.
     fails: BTreeMap<usize, (Completion, bool)>,
     no_full_status: bool,
@@ -192,6 +194,10 @@ impl ScsiHost for Leg {
         Ok(Completion { resid, ..Completion::default() })
     }
 
+    fn carries(&self, cdb: &[u8]) -> bool {
+        cdb[0] != 0x5f || !self.0.lock().unwrap().withheld.contains(&self.1)
+    }
+
     fn reset_logical_unit(&self) -> io::Result<()> {
         if self.0.lock().unwrap().offline.contains(&self.1) {
             return Err(io::Error::from_raw_os_error(libc::ENODEV));
@@ -211,6 +217,10 @@ struct Map(Arc<Mutex<Target>>, Arc<Mutex<usize>>);
 impl ScsiHost for Map {
     fn execute(&self, request: Request<'_>) -> io::Result<Completion> {
         Leg(Arc::clone(&self.0), *self.1.lock().unwrap()).execute(request)
+    }
+
+    fn carries(&self, cdb: &[u8]) -> bool {
+        cdb[0] != 0x89
     }
 
     fn reset_logical_unit(&self) -> io::Result<()> {
@@ -566,4 +576,15 @@ fn no_path_is_a_failure_of_the_way() {
     assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
     rig.target().offline = vec![0, 1];
     rig.multipath.reset_logical_unit().unwrap();
+}
+
+#[test]
+fn reservations_go_by_all_paths_or_are_not_carried() {
+    let rig = Rig::new();
+    let carries = |rig: &Rig, opcode| rig.multipath.carries(&[opcode, 0]);
+    assert_eq!([0x28, 0x5e, 0x5f, 0x89].map(|it| carries(&rig, it)), [true, true, true, false]);
+    rig.target().withheld = vec![2];
+    assert_eq!([0x28, 0x5e, 0x5f].map(|it| carries(&rig, it)), [true, true, false]);
+    rig.multipath.set_paths(Vec::new());
+    assert_eq!([0x28, 0x5e, 0x5f].map(|it| carries(&rig, it)), [true, false, false]);
 }
