@@ -15,7 +15,14 @@ pub(super) struct Source {
     map: Arc<SgDevice>,
     options: Options,
     broker: Option<Arc<Broker>>,
-    opened: Mutex<Vec<(PathBuf, Path)>>,
+    legs: Mutex<Legs>,
+}
+
+#[derive(Debug, Default)]
+struct Legs {
+    opened: Vec<(PathBuf, Path)>,
+    /// Those that could not be opened, which has been said.
+    refused: Vec<PathBuf>,
 }
 
 impl Source {
@@ -27,31 +34,35 @@ impl Source {
     ) -> Source {
         // The device mapper has the paths, and this process has that.
         let options = Options { force: true, shared_nexus: true, ..*options };
-        Source { map, options, broker, opened: Mutex::default() }
+        Source { map, options, broker, legs: Mutex::default() }
     }
 
     /// The paths that can be opened now, if they are others than at the last look. What is open
     /// stays so: as long as it is, the kernel gives its name to no other device.
     pub(super) fn look(&self) -> Option<Vec<Path>> {
-        let legs = self.map.legs();
-        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let nodes = self.map.legs();
+        let mut legs = self.legs.lock().unwrap_or_else(PoisonError::into_inner);
+        let Legs { opened, refused } = &mut *legs;
         let before = opened.len();
-        opened.retain(|(node, _)| legs.contains(node));
+        opened.retain(|(node, _)| nodes.contains(node));
+        refused.retain(|node| nodes.contains(node));
         let mut changed = opened.len() != before;
-        for node in legs {
+        for node in nodes {
             if opened.iter().any(|(open, _)| *open == node) {
                 continue;
             }
             match self.open(&node) {
                 Ok(path) => {
+                    refused.retain(|it| *it != node);
                     opened.push((node, path));
                     changed = true;
                 }
-                Err(error) => log::warn!(
-                    "{}: no reservations by the path {}: it {error}",
-                    self.map.node().display(),
-                    node.display()
-                ),
+                Err(error) if !refused.contains(&node) => {
+                    let map = self.map.node().display();
+                    log::warn!("{map}: no reservations by the path {}: it {error}", node.display());
+                    refused.push(node);
+                }
+                Err(_) => {}
             }
         }
         changed.then(|| opened.iter().map(|(_, path)| path.clone()).collect())
