@@ -784,3 +784,13 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_end_of_a_logical_unit_waits_for_no_other_process() {
+    let host = Arc::new(FakeHost::default());
+    let way = Arc::clone(&host) as Arc<dyn ScsiHost>;
+    let lun = Passthrough::new(&spec(), way.into()).unwrap();
+    assert!(!host.is_closed());
+    drop(lun);
+    assert!(host.is_closed());
+}

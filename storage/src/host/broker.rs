@@ -91,8 +91,9 @@ impl Broker {
     /// # Errors
     /// `PermissionDenied` for a command that this broker's protocol does not carry. The host's own,
     /// where there is no broker. Otherwise nobody knows whether the command was carried out:
-    /// `UnexpectedEof` or `ConnectionReset` where the broker vanished meanwhile, `TimedOut` where
-    /// it does not answer, `InvalidData` where it violates the protocol.
+    /// `UnexpectedEof` or `ConnectionReset` where the broker vanished meanwhile, `InvalidData` where
+    /// it violates the protocol, `TimedOut` where it does not answer one that brings data. Any other
+    /// may change the medium as long as there is no answer: that is waited for.
     pub fn execute(&self, fd: BorrowedFd<'_>, mut request: Request<'_>) -> io::Result<Completion> {
         self.exchange(|connection| connection.command(fd, &mut request))
     }
@@ -150,6 +151,10 @@ impl Broker {
         let mut state = self.lock();
         state.closed = true;
         state.idle.clear();
+        if !state.busy.is_empty() {
+            let (count, path) = (state.busy.len(), self.path.display());
+            log::warn!("{count} commands are left to the broker at {path}, and may go on");
+        }
         // A socket that is closed already needs no shutdown.
         state.busy.values().for_each(|socket| drop(socket.shutdown(Shutdown::Both)));
         self.closed.notify_all();
