@@ -309,8 +309,16 @@ impl Map {
     fn over(nodes: &[PathBuf]) -> Map {
         tests::host::load(&["dm_multipath", "dm_round_robin"]).unwrap();
         let table = Map::table(nodes);
-        let arguments =
-            ["create", Map::NAME, "-u", "mpath-vmm-lio-test", "--noudevsync", "--table", &table];
+        let arguments = [
+            "create",
+            Map::NAME,
+            "-u",
+            "mpath-vmm-lio-test",
+            "--noudevsync",
+            "--noudevrules",
+            "--table",
+            &table,
+        ];
         tests::host::run("dmsetup", &arguments).unwrap();
         Map
     }
@@ -318,7 +326,8 @@ impl Map {
     fn lead_over(nodes: &[PathBuf]) {
         let table = Map::table(nodes);
         tests::host::run("dmsetup", &["reload", Map::NAME, "--table", &table]).unwrap();
-        tests::host::run("dmsetup", &["resume", "--noudevsync", Map::NAME]).unwrap();
+        tests::host::run("dmsetup", &["resume", "--noudevsync", "--noudevrules", Map::NAME])
+            .unwrap();
     }
 
     fn table(nodes: &[PathBuf]) -> String {
