@@ -309,16 +309,8 @@ impl Map {
     fn over(nodes: &[PathBuf]) -> Map {
         tests::host::load(&["dm_multipath", "dm_round_robin"]).unwrap();
         let table = Map::table(nodes);
-        let arguments = [
-            "create",
-            Map::NAME,
-            "-u",
-            "mpath-vmm-lio-test",
-            "--noudevsync",
-            "--noudevrules",
-            "--table",
-            &table,
-        ];
+        let arguments =
+            ["create", Map::NAME, "-u", "mpath-vmm-lio-test", "--noudevsync", "--table", &table];
         tests::host::run("dmsetup", &arguments).unwrap();
         Map
     }
@@ -326,8 +318,13 @@ impl Map {
     fn lead_over(nodes: &[PathBuf]) {
         let table = Map::table(nodes);
         tests::host::run("dmsetup", &["reload", Map::NAME, "--table", &table]).unwrap();
-        tests::host::run("dmsetup", &["resume", "--noudevsync", "--noudevrules", Map::NAME])
-            .unwrap();
+        tests::host::run("dmsetup", &["resume", "--noudevsync", Map::NAME]).unwrap();
+    }
+
+    /// The one that is there without udev, too.
+    fn node() -> PathBuf {
+        let arguments = ["info", "-c", "--noheadings", "-o", "blkdevname", Map::NAME];
+        Path::new("/dev").join(tests::host::run("dmsetup", &arguments).unwrap())
     }
 
     fn table(nodes: &[PathBuf]) -> String {
@@ -349,7 +346,7 @@ impl Drop for Map {
 
 fn over_the_paths_of_a_map(rig: &Rig) {
     let _map = Map::over(&rig.nodes[..1]);
-    let node = Path::new("/dev/mapper").join(Map::NAME);
+    let node = Map::node();
     let device = Device::open(&PassthroughSpec::new(&node), &node).unwrap();
     let multipath: &dyn ScsiHost = &*device.host;
     let leg = host(&rig.nodes[1], None);
