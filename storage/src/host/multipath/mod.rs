@@ -6,12 +6,12 @@
 //! remembered, and reads of all of them as of one.
 //!
 //! Which path the next command takes, nobody is told. So a path that has come back is registered
-//! when somebody notices ([`Multipath::restored`]), and otherwise when a command comes back with
-//! RESERVATION CONFLICT by it, which then is sent once more. Which paths there are is looked up at
-//! those moments and at each command of reservations.
+//! when somebody notices ([`ScsiHost::refresh_paths`]), and otherwise when a command comes back with
+//! RESERVATION CONFLICT by it, which then is sent once more.
 
 use std::collections::VecDeque;
 use std::io;
+use std::path::{Path as FilePath, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,16 +19,15 @@ use super::broker::Broker;
 use super::broker::protocol::{PERSISTENT_RESERVE_IN, PERSISTENT_RESERVE_OUT};
 use super::privileged::{Direct, Privileged};
 use super::sg::SgDevice;
-use super::{Completion, Data, HostLimits, HostStatus, Options, Request, ScsiHost, whole};
+use super::{
+    Completion, Data, HostLimits, HostStatus, OpenError, Options, Request, ScsiHost, whole,
+};
 use crate::scsi::sense::{Sense, SenseCode, SenseKey};
 use crate::scsi::status::Status;
 
 mod out;
 mod registrations;
 mod report;
-mod source;
-
-use source::Source;
 
 use registrations::Registrations;
 
@@ -45,10 +44,21 @@ pub struct Path {
 #[derive(Debug)]
 pub struct Multipath {
     map: Arc<dyn ScsiHost>,
-    source: Option<Source>,
+    /// What its paths are opened by.
+    legs: Option<Legs>,
     paths: Mutex<Arc<[Path]>>,
     reservations: Mutex<Reservations>,
     attentions: Mutex<Attentions>,
+}
+
+/// The paths of a map of the host's.
+#[derive(Debug)]
+struct Legs {
+    map: Arc<SgDevice>,
+    options: Options,
+    broker: Option<Arc<Broker>>,
+    /// The nodes that are open.
+    open: Mutex<Vec<PathBuf>>,
 }
 
 /// What the initiator has registered, and by which path it has reserved.
@@ -83,45 +93,47 @@ impl Multipath {
         let known = Registrations::unknown(paths.len());
         let paths: Arc<[Path]> = paths.into();
         let reservations = Mutex::new(Reservations { paths: Arc::clone(&paths), known });
-        let (source, paths) = (None, Mutex::new(paths));
-        Multipath { map, source, paths, reservations, attentions: Mutex::default() }
+        let (paths, attentions) = (Mutex::new(paths), Mutex::default());
+        Multipath { map, legs: None, paths, reservations, attentions }
     }
 
-    /// The map that `map` has taken, over the paths that it has now, as far as they can be opened.
-    /// Commands that take privilege go by `broker`.
-    #[must_use]
-    pub fn open(map: Arc<SgDevice>, options: &Options, broker: Option<Arc<Broker>>) -> Multipath {
-        let way = Privileged::new(Arc::clone(&map) as Arc<dyn Direct>, broker.clone());
-        let source = Source::new(map, options, broker);
-        let paths = source.look().unwrap_or_default();
-        Multipath { source: Some(source), ..Multipath::new(Arc::new(way), paths) }
-    }
-
-    /// Looks which paths there are.
-    fn follow(&self) {
-        if let Some(paths) = self.source.as_ref().and_then(Source::look) {
-            self.replace(paths);
-        }
+    /// The map that `map` has taken, over the paths that it has now. Commands that take privilege
+    /// go by `broker`.
+    ///
+    /// # Errors
+    /// Where no path's node can be opened.
+    pub fn open(
+        map: Arc<SgDevice>,
+        options: &Options,
+        broker: Option<&Arc<Broker>>,
+    ) -> Result<Multipath, OpenError> {
+        let (options, broker) = (*options, broker.cloned());
+        let host = Arc::new(Privileged::new(Arc::clone(&map) as Arc<dyn Direct>, broker.clone()));
+        let legs = Legs { map, options, broker, open: Mutex::default() };
+        let paths = legs.open()?;
+        Ok(Multipath { legs: Some(legs), ..Multipath::new(host, paths) })
     }
 
     /// Takes note of the paths that the map has now, where they are others than before.
-    pub fn set_paths(&self, paths: Vec<Path>) {
-        self.replace(paths);
-        self.restored();
-    }
-
-    fn replace(&self, paths: Vec<Path>) {
+    fn set_paths(&self, paths: Vec<Path>) {
         let paths: Arc<[Path]> = paths.into();
         *self.paths.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&paths);
         let mut reservations = self.lock();
         reservations.known.forget(paths.len());
         reservations.paths = paths;
+        drop(reservations);
+        self.restored();
     }
 
     /// Registers the initiator on paths on which it is not, if it still is on any: to be called
     /// when a path comes back.
-    pub fn restored(&self) {
+    fn restored(&self) {
         self.repair(&mut self.lock(), REPAIR_TIMEOUT);
+    }
+
+    /// The paths; a command that hangs on one of them does not keep them.
+    fn paths(&self) -> Arc<[Path]> {
+        Arc::clone(&self.paths.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn lock(&self) -> MutexGuard<'_, Reservations> {
@@ -181,6 +193,52 @@ const REPAIR_TIMEOUT: Duration = Duration::from_secs(30);
 /// Unit attentions that a path may have.
 const MOST_ATTENTIONS: usize = 8;
 
+impl Legs {
+    /// Opens the paths that the map has now.
+    fn open(&self) -> Result<Vec<Path>, OpenError> {
+        let (mut nodes, mut paths) = (Vec::new(), Vec::new());
+        let mut outcome = Ok(());
+        for node in self.map.legs() {
+            match self.open_one(&node) {
+                Ok(path) => {
+                    paths.push(path);
+                    nodes.push(node);
+                }
+                Err(error) => {
+                    let map = self.map.node().display();
+                    log::warn!("{}, a path of {map}, {error}", node.display());
+                    outcome = Err(error);
+                }
+            }
+        }
+        // A path may be away; not all of them.
+        if paths.is_empty() {
+            outcome?;
+        }
+        *self.nodes() = nodes;
+        Ok(paths)
+    }
+
+    fn open_one(&self, node: &FilePath) -> Result<Path, OpenError> {
+        // The device mapper has them, and this process has that.
+        let options = Options { force: true, shared_nexus: true, ..self.options };
+        let device = SgDevice::open(node, &options)?;
+        let initiator = device.ports().initiator;
+        let device: Arc<dyn Direct> = Arc::new(device);
+        Ok(Path { host: Arc::new(Privileged::new(device, self.broker.clone())), initiator })
+    }
+
+    /// Whether the map has others now. One that went and came back has another name: the old one
+    /// is taken as long as it is open.
+    fn are_others(&self) -> bool {
+        *self.nodes() != self.map.legs()
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 fn sent(outcome: io::Result<Completion>) -> Outcome {
     match outcome {
         Ok(completion) => match (completion.host_status, completion.status) {
@@ -233,46 +291,51 @@ impl ScsiHost for Multipath {
             return Ok(attention);
         }
         match request.cdb.first() {
-            Some(&PERSISTENT_RESERVE_IN) => {
-                self.follow();
-                return self.report(request);
-            }
-            Some(&PERSISTENT_RESERVE_OUT) => {
-                self.follow();
-                return self.out(&request);
-            }
+            Some(&PERSISTENT_RESERVE_IN) => return self.report(request),
+            Some(&PERSISTENT_RESERVE_OUT) => return self.out(&request),
             _ => {}
         }
         let outcome = self.map.execute(again(&mut request))?;
-        if outcome.status == Status::RESERVATION_CONFLICT {
-            self.follow();
-            if self.repair(&mut self.lock(), request.timeout) {
-                return self.map.execute(request);
-            }
+        if outcome.status == Status::RESERVATION_CONFLICT
+            && self.repair(&mut self.lock(), request.timeout)
+        {
+            return self.map.execute(request);
         }
         Ok(outcome)
     }
 
-    /// Reservations take a path at least, and have to go by all of them.
     fn carries(&self, cdb: &[u8]) -> bool {
-        if !matches!(cdb.first(), Some(&(PERSISTENT_RESERVE_IN | PERSISTENT_RESERVE_OUT))) {
-            return self.map.carries(cdb);
+        match cdb.first() {
+            Some(&PERSISTENT_RESERVE_OUT) if !out::is_for_several(cdb) => false,
+            Some(&(PERSISTENT_RESERVE_IN | PERSISTENT_RESERVE_OUT)) => {
+                self.paths().iter().any(|path| path.host.carries(cdb))
+            }
+            _ => self.map.carries(cdb),
         }
-        let paths = Arc::clone(&self.paths.lock().unwrap_or_else(PoisonError::into_inner));
-        !paths.is_empty() && paths.iter().all(|path| path.host.carries(cdb))
     }
 
     fn reset_logical_unit(&self) -> io::Result<()> {
-        // A command that hangs there holds the other lock.
-        let paths = Arc::clone(&self.paths.lock().unwrap_or_else(PoisonError::into_inner));
         let mut outcome = Err(io::Error::from_raw_os_error(libc::ENODEV));
-        for path in paths.iter() {
+        for path in self.paths().iter() {
             outcome = path.host.reset_logical_unit();
             if outcome.is_ok() {
                 break;
             }
         }
         outcome
+    }
+
+    fn refresh_paths(&self) {
+        match self.legs.as_ref().filter(|legs| legs.are_others()).map(Legs::open) {
+            Some(Ok(paths)) => self.set_paths(paths),
+            // Why has been said; those that are open stay.
+            Some(Err(_)) | None => self.restored(),
+        }
+    }
+
+    fn close(&self) {
+        self.map.close();
+        self.paths().iter().for_each(|path| path.host.close());
     }
 
     fn limits(&self) -> io::Result<HostLimits> {

@@ -17,8 +17,6 @@ struct Target {
     holder: Option<(usize, u8)>,
     attentions: BTreeMap<usize, VecDeque<(u8, u8)>>,
     offline: Vec<usize>,
-    /// PERSISTENT RESERVE OUT by these nexuses is not for this process to send.
-    withheld: Vec<usize>,
     /// Ends PERSISTENT RESERVE OUT by this nexus so, once the device has carried it out or not.
     fails: BTreeMap<usize, (Completion, bool)>,
     no_full_status: bool,
@@ -144,6 +142,10 @@ fn port(nexus: usize) -> u16 {
 }
 
 impl ScsiHost for Leg {
+    fn carries(&self, _: &[u8]) -> bool {
+        true
+    }
+
     fn execute(&self, request: Request<'_>) -> io::Result<Completion> {
         let (mut target, nexus, cdb) = (self.0.lock().unwrap(), self.1, request.cdb);
         if target.offline.contains(&nexus) {
@@ -194,10 +196,6 @@ impl ScsiHost for Leg {
         Ok(Completion { resid, ..Completion::default() })
     }
 
-    fn carries(&self, cdb: &[u8]) -> bool {
-        cdb[0] != 0x5f || !self.0.lock().unwrap().withheld.contains(&self.1)
-    }
-
     fn reset_logical_unit(&self) -> io::Result<()> {
         if self.0.lock().unwrap().offline.contains(&self.1) {
             return Err(io::Error::from_raw_os_error(libc::ENODEV));
@@ -215,12 +213,12 @@ impl ScsiHost for Leg {
 struct Map(Arc<Mutex<Target>>, Arc<Mutex<usize>>);
 
 impl ScsiHost for Map {
-    fn execute(&self, request: Request<'_>) -> io::Result<Completion> {
-        Leg(Arc::clone(&self.0), *self.1.lock().unwrap()).execute(request)
+    fn carries(&self, _: &[u8]) -> bool {
+        true
     }
 
-    fn carries(&self, cdb: &[u8]) -> bool {
-        cdb[0] != 0x89
+    fn execute(&self, request: Request<'_>) -> io::Result<Completion> {
+        Leg(Arc::clone(&self.0), *self.1.lock().unwrap()).execute(request)
     }
 
     fn reset_logical_unit(&self) -> io::Result<()> {
@@ -359,7 +357,7 @@ fn a_path_that_is_away_is_registered_when_it_comes_back() {
     rig.good(1, WERO, K, 0);
     assert_eq!(rig.keys(), [(0, K), (2, K)]);
     rig.target().offline.clear();
-    rig.multipath.restored();
+    rig.multipath.refresh_paths();
     assert_eq!(rig.keys(), EVERYWHERE);
     assert_eq!(rig.write(1), Completion::default());
 }
@@ -387,7 +385,7 @@ fn a_path_is_not_registered_again_once_the_key_is_gone() {
     assert_eq!(rig.stranger(1, WERO, 0xb1, 0), Status::GOOD);
     rig.target().offline.clear();
     rig.target().attentions.clear();
-    rig.multipath.restored();
+    rig.multipath.refresh_paths();
     assert_eq!(rig.keys(), [(STRANGER, 0xb1)]);
     for path in 0..STRANGER {
         assert_eq!(rig.write(path), conflict());
@@ -403,7 +401,7 @@ fn what_is_left_of_a_registration_goes_when_its_path_comes_back() {
     rig.good(0, 0, K, 0);
     assert_eq!(rig.keys(), [(2, K)]);
     rig.target().offline.clear();
-    rig.multipath.restored();
+    rig.multipath.refresh_paths();
     assert_eq!(rig.keys(), []);
 }
 
@@ -414,7 +412,7 @@ fn a_reservation_stays_with_its_path() {
     rig.good(0, 0, 0, K);
     rig.good(1, 1, K, 0);
     rig.target().offline.clear();
-    rig.multipath.restored();
+    rig.multipath.refresh_paths();
     assert_eq!(rig.target().holder, Some((1, 1)));
     // Again by the holder's path, or the device would refuse it.
     rig.good(1, 1, K, 0);
@@ -433,7 +431,7 @@ fn a_reservation_whose_path_is_away_is_taken_over_by_another() {
     assert_eq!(rig.target().holder, Some((1, 1)));
     assert_eq!(rig.keys(), [(1, K), (2, K)]);
     rig.target().offline.clear();
-    rig.multipath.restored();
+    rig.multipath.refresh_paths();
     assert_eq!(rig.keys(), EVERYWHERE);
     rig.target().offline = vec![1];
     rig.good(2, 1, K, 0);
@@ -508,7 +506,7 @@ fn another_process_finds_what_the_last_one_left() {
     assert_eq!(report::keys(&next.report(0)), [K]);
     next.good(2, 1, K, 0);
     assert_eq!(next.target().holder, None);
-    next.multipath.restored();
+    next.multipath.refresh_paths();
     assert_eq!(next.keys(), EVERYWHERE);
 }
 
@@ -550,7 +548,7 @@ fn an_outcome_that_nobody_knows_is_told_and_looked_after() {
         let lost = Completion { host_status: HostStatus::TIME_OUT, ..Completion::default() };
         rig.fail(0, lost.clone(), carried_out);
         assert_eq!(rig.out(6, 0, 0, K), lost);
-        rig.multipath.restored();
+        rig.multipath.refresh_paths();
         let expected = if carried_out { EVERYWHERE.to_vec() } else { vec![] };
         assert_eq!(rig.keys(), expected);
     }
@@ -579,12 +577,10 @@ fn no_path_is_a_failure_of_the_way() {
 }
 
 #[test]
-fn reservations_go_by_all_paths_or_are_not_carried() {
+fn what_several_nexuses_cannot_be_given_is_not_carried() {
     let rig = Rig::new();
-    let carries = |rig: &Rig, opcode| rig.multipath.carries(&[opcode, 0]);
-    assert_eq!([0x28, 0x5e, 0x5f, 0x89].map(|it| carries(&rig, it)), [true, true, true, false]);
-    rig.target().withheld = vec![2];
-    assert_eq!([0x28, 0x5e, 0x5f].map(|it| carries(&rig, it)), [true, true, false]);
-    rig.multipath.set_paths(Vec::new());
-    assert_eq!([0x28, 0x5e, 0x5f].map(|it| carries(&rig, it)), [true, false, false]);
+    for action in 0..=0x1f {
+        assert_eq!(rig.multipath.carries(&[0x5f, action]), action <= 6, "{action}");
+    }
+    assert!(rig.multipath.carries(&[0x5e, 3]));
 }

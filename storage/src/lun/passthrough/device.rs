@@ -30,9 +30,10 @@ impl Device {
         let device = Arc::new(SgDevice::open(path, &options)?);
         let place = Place::of(&device);
         let broker = spec.broker.as_deref().map(Broker::new).map(Arc::new);
-        let host: Arc<dyn ScsiHost> = match place.device {
-            Some(_) => Arc::new(Privileged::new(device, broker)),
-            None => Arc::new(Multipath::open(device, &options, broker)),
+        let host: Arc<dyn ScsiHost> = if device.legs().is_empty() {
+            Arc::new(Privileged::new(device, broker))
+        } else {
+            Arc::new(Multipath::open(device, &options, broker.as_ref())?)
         };
         Ok(Device { host, place })
     }

@@ -35,6 +35,9 @@ pub(super) fn carry_out(unit: &dyn Watched, wanted: Wanted) {
     if wanted.has(about) {
         examine(unit, wanted);
     }
+    if wanted.has(Wanted::PATHS) && watch.pin.is_trusted() {
+        unit.host().refresh_paths();
+    }
     if wanted.has(Wanted::RESERVATIONS) && watch.pin.is_trusted() {
         look_at_reservations(unit);
     }
