@@ -44,6 +44,14 @@ impl ScsiHost for Overhearing<'_> {
         self.host.reset_logical_unit()
     }
 
+    fn refresh_paths(&self) {
+        self.host.refresh_paths();
+    }
+
+    fn close(&self) {
+        self.host.close();
+    }
+
     fn limits(&self) -> io::Result<HostLimits> {
         self.host.limits()
     }
