@@ -114,6 +114,16 @@ impl Multipath {
         Ok(Multipath { legs: Some(legs), ..Multipath::new(host, paths) })
     }
 
+    /// Finds out whether [`Multipath::open`] would succeed, and takes nothing.
+    ///
+    /// # Errors
+    /// What [`Multipath::open`] would say.
+    pub fn check(map: &SgDevice, options: &Options) -> Result<(), OpenError> {
+        let options = of_paths(options);
+        let opened = map.legs().into_iter().map(|node| SgDevice::check(&node, &options));
+        opened.reduce(Result::or).unwrap_or(Ok(()))
+    }
+
     /// Takes note of the paths that the map has now, where they are others than before.
     fn set_paths(&self, paths: Vec<Path>) {
         let paths: Arc<[Path]> = paths.into();
@@ -220,9 +230,7 @@ impl Legs {
     }
 
     fn open_one(&self, node: &FilePath) -> Result<Path, OpenError> {
-        // The device mapper has them, and this process has that.
-        let options = Options { force: true, shared_nexus: true, ..self.options };
-        let device = SgDevice::open(node, &options)?;
+        let device = SgDevice::open(node, &of_paths(&self.options))?;
         let initiator = device.ports().initiator;
         let device: Arc<dyn Direct> = Arc::new(device);
         Ok(Path { host: Arc::new(Privileged::new(device, self.broker.clone())), initiator })
@@ -237,6 +245,11 @@ impl Legs {
     fn nodes(&self) -> MutexGuard<'_, Vec<PathBuf>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How the paths of a map are opened: the device mapper has them, and this process has that.
+fn of_paths(options: &Options) -> Options {
+    Options { force: true, shared_nexus: true, ..*options }
 }
 
 fn sent(outcome: io::Result<Completion>) -> Outcome {
