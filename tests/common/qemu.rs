@@ -7,13 +7,18 @@ use std::process::Command;
 
 /// The words of QEMU's command line.
 #[derive(Debug)]
-pub struct Qemu(Command);
+pub struct Qemu {
+    command: Command,
+    /// Whether a helper sends PERSISTENT RESERVE.
+    has_helper: bool,
+}
 
 impl Qemu {
     /// A microvm of `memory` bytes with one virtio-scsi controller, its console on stdout.
     #[must_use]
     pub fn new(kernel: &Path, initramfs: &Path, memory: u64) -> Qemu {
-        let mut qemu = Qemu(Command::new("qemu-system-x86_64"));
+        let command = Command::new("qemu-system-x86_64");
+        let mut qemu = Qemu { command, has_helper: false };
         let memory = format!("{}M", memory >> 20);
         qemu.words(["-M", "microvm", "-accel", "kvm", "-cpu", "host", "-m", &memory]);
         qemu.words(["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"]);
@@ -43,8 +48,16 @@ impl Qemu {
         let generic = node.to_string_lossy().starts_with("/dev/sg");
         let device = if generic { "scsi-generic" } else { "scsi-block" };
         let name = format!("passed{lun}");
-        self.drive(&name, "host_device", node);
+        let by_helper = if self.has_helper { ",file.pr-manager=helper" } else { "" };
+        let drive = format!("{}{by_helper}", Qemu::drive_of(&name, "host_device", node));
+        self.words(["-blockdev", &drive]);
         self.words(["-device", &format!("{device},bus=hba.0,drive={name},scsi-id=0,lun={lun}")]);
+    }
+
+    /// Has PERSISTENT RESERVE for devices that are passed after this sent by the helper at `socket`.
+    pub fn helper(&mut self, socket: &Path) {
+        self.words(["-object", &format!("pr-manager-helper,id=helper,path={}", socket.display())]);
+        self.has_helper = true;
     }
 
     /// A controller that is LIO's.
@@ -53,19 +66,22 @@ impl Qemu {
     }
 
     fn drive(&mut self, name: &str, driver: &str, file: &Path) {
+        self.words(["-blockdev", &Qemu::drive_of(name, driver, file)]);
+    }
+
+    fn drive_of(name: &str, driver: &str, file: &Path) -> String {
         let file = file.display();
-        let raw = format!("raw,node-name={name},file.driver={driver},file.filename={file}");
-        self.words(["-blockdev", &raw]);
+        format!("raw,node-name={name},file.driver={driver},file.filename={file}")
     }
 
     /// Adds words to the command line.
     pub fn words(&mut self, words: impl IntoIterator<Item = impl AsRef<OsStr>>) {
-        self.0.args(words);
+        self.command.args(words);
     }
 
     /// The whole command.
     #[must_use]
     pub fn command(self) -> Command {
-        self.0
+        self.command
     }
 }
