@@ -164,6 +164,10 @@ mod tests {
     }
 
     impl ScsiHost for Altered {
+        fn carries(&self, _: &[u8]) -> bool {
+            true
+        }
+
         fn execute(&self, request: Request<'_>) -> io::Result<Completion> {
             if let Data::In(buf) = request.data {
                 buf.write(&page(1));

@@ -107,6 +107,10 @@ impl AsFd for Node {
 }
 
 impl ScsiHost for Node {
+    fn carries(&self, cdb: &[u8]) -> bool {
+        self.kernel_allows(cdb)
+    }
+
     fn execute(&self, request: Request<'_>) -> io::Result<Completion> {
         self.device.execute(request)
     }

@@ -40,7 +40,7 @@ impl Monitor {
 pub struct Machine {
     monitor: Monitor,
     guest: Guest,
-    nodes: Vec<PathBuf>,
+    nodes: Vec<(PathBuf, bool)>,
     vhost: Option<String>,
     helper: Option<PathBuf>,
     privileged: bool,
@@ -86,11 +86,11 @@ impl Machine {
         })
     }
 
-    /// Passes a device by its node, with these lines of configuration, of which QEMU knows none.
+    /// Passes a device by its node, with these lines of configuration, of which QEMU knows `read_only = true` alone.
     pub fn pass(&mut self, node: &Path, lines: &str) {
         let lines = format!("target = 0\nlun = {}\n{lines}", self.nodes.len());
         self.guest.medium("passthrough", node, &lines);
-        self.nodes.push(node.into());
+        self.nodes.push((node.into(), lines.contains("read_only = true")));
     }
 
     /// Gives QEMU's guest a controller that is LIO's.
@@ -174,8 +174,8 @@ impl Machine {
         if let Some(socket) = &self.helper {
             qemu.helper(socket);
         }
-        for (lun, node) in self.nodes.iter().enumerate() {
-            qemu.pass(lun, node);
+        for (lun, (node, read_only)) in self.nodes.iter().enumerate() {
+            qemu.pass(lun, node, *read_only);
         }
         if let Some(target) = &self.vhost {
             qemu.vhost(target);

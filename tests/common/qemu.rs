@@ -44,13 +44,13 @@ impl Qemu {
     }
 
     /// A SCSI device of the host, by its block or sg node, as a logical unit of target 0.
-    pub fn pass(&mut self, lun: usize, node: &Path) {
+    pub fn pass(&mut self, lun: usize, node: &Path, read_only: bool) {
         let generic = node.to_string_lossy().starts_with("/dev/sg");
         let device = if generic { "scsi-generic" } else { "scsi-block" };
         let name = format!("passed{lun}");
-        let by_helper = if self.has_helper { ",file.pr-manager=helper" } else { "" };
-        let drive = format!("{}{by_helper}", Qemu::drive_of(&name, "host_device", node));
-        self.words(["-blockdev", &drive]);
+        let read_only = if read_only { "on" } else { "off" };
+        let helper = if self.has_helper { ",file.pr-manager=helper" } else { "" };
+        self.drive(&name, &format!("host_device,read-only={read_only}{helper}"), node);
         self.words(["-device", &format!("{device},bus=hba.0,drive={name},scsi-id=0,lun={lun}")]);
     }
 
@@ -66,12 +66,9 @@ impl Qemu {
     }
 
     fn drive(&mut self, name: &str, driver: &str, file: &Path) {
-        self.words(["-blockdev", &Qemu::drive_of(name, driver, file)]);
-    }
-
-    fn drive_of(name: &str, driver: &str, file: &Path) -> String {
         let file = file.display();
-        format!("raw,node-name={name},file.driver={driver},file.filename={file}")
+        let raw = format!("raw,node-name={name},file.driver={driver},file.filename={file}");
+        self.words(["-blockdev", &raw]);
     }
 
     /// Adds words to the command line.

@@ -61,6 +61,8 @@ fn large_transfers_work_on_a_host_that_carries_little() -> Result<()> {
     for (lun, (device, block)) in gadget.devices().iter().zip([512, 4096]).enumerate() {
         device.set("max_sectors", "512")?;
         assert_eq!(device.queue("max_hw_sectors_kb")?, "256");
+        let node = File::open(device.block())?;
+        assert!(read(512 << 10, block).execute(&node).is_err(), "the host carries no more");
         machine.pass(&device.block(), "");
         machine.carry(REPLAY, lun, &[read(256 << 10, block), write(&written, block)])?;
     }

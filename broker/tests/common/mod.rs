@@ -108,6 +108,10 @@ impl ScsiHost for Unit {
         }
     }
 
+    fn carries(&self, _: &[u8]) -> bool {
+        true
+    }
+
     fn reset_logical_unit(&self) -> io::Result<()> {
         *self.resets.lock().unwrap() += 1;
         Ok(())
@@ -134,6 +138,10 @@ struct Shared(Arc<Unit>);
 impl ScsiHost for Shared {
     fn execute(&self, request: Request<'_>) -> io::Result<Completion> {
         self.0.execute(request)
+    }
+
+    fn carries(&self, _: &[u8]) -> bool {
+        true
     }
 
     fn reset_logical_unit(&self) -> io::Result<()> {

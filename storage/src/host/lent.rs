@@ -52,6 +52,11 @@ impl ScsiHost for LentDevice {
         })
     }
 
+    /// Whoever lends it knows.
+    fn carries(&self, _: &[u8]) -> bool {
+        true
+    }
+
     fn reset_logical_unit(&self) -> io::Result<()> {
         sys::reset_device(&self.file)
     }

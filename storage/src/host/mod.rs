@@ -45,9 +45,7 @@ pub trait ScsiHost: fmt::Debug + Send + Sync {
 
     /// Whether it is for this process to send commands with the opcode and service action of
     /// `cdb`; what is not ends with `PermissionDenied`.
-    fn carries(&self, _cdb: &[u8]) -> bool {
-        true
-    }
+    fn carries(&self, cdb: &[u8]) -> bool;
 
     /// Takes note of paths that have come, gone, or come back, where there are several. Waits for
     /// the device.

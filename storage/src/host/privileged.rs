@@ -114,6 +114,10 @@ mod tests {
             }
         }
 
+        fn carries(&self, cdb: &[u8]) -> bool {
+            self.kernel_allows(cdb)
+        }
+
         fn reset_logical_unit(&self) -> io::Result<()> {
             Err(io::Error::from_raw_os_error(libc::EACCES))
         }

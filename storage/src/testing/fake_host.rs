@@ -270,6 +270,10 @@ impl ScsiHost for FakeHost {
         }
     }
 
+    fn carries(&self, _: &[u8]) -> bool {
+        true
+    }
+
     fn reset_logical_unit(&self) -> io::Result<()> {
         let mut resets = lock(&self.resets);
         resets.count += 1;

@@ -142,6 +142,10 @@ fn port(nexus: usize) -> u16 {
 }
 
 impl ScsiHost for Leg {
+    fn carries(&self, _: &[u8]) -> bool {
+        true
+    }
+
     fn execute(&self, request: Request<'_>) -> io::Result<Completion> {
         let (mut target, nexus, cdb) = (self.0.lock().unwrap(), self.1, request.cdb);
         if target.offline.contains(&nexus) {
@@ -209,6 +213,10 @@ impl ScsiHost for Leg {
 struct Map(Arc<Mutex<Target>>, Arc<Mutex<usize>>);
 
 impl ScsiHost for Map {
+    fn carries(&self, _: &[u8]) -> bool {
+        true
+    }
+
     fn execute(&self, request: Request<'_>) -> io::Result<Completion> {
         Leg(Arc::clone(&self.0), *self.1.lock().unwrap()).execute(request)
     }

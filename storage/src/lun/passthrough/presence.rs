@@ -157,6 +157,10 @@ impl ScsiHost for Absent {
         Ok(Completion { host_status: HostStatus::NO_CONNECT, ..Completion::default() })
     }
 
+    fn carries(&self, _: &[u8]) -> bool {
+        true
+    }
+
     fn reset_logical_unit(&self) -> io::Result<()> {
         Err(io::Error::from_raw_os_error(libc::ENODEV))
     }
