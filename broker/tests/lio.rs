@@ -352,7 +352,7 @@ impl Map {
     }
 
     /// Gives it other paths, as multipathd does.
-    fn move_to(&self, nodes: &[PathBuf]) {
+    fn move_to(nodes: &[PathBuf]) {
         for arguments in [
             &["reload", Map::NAME, "--table", &Map::table(nodes)][..],
             &["suspend", Map::NAME],
@@ -380,7 +380,7 @@ impl Drop for Map {
 }
 
 fn over_the_paths_of_a_map(rig: &Rig) {
-    let map = Map::over(&rig.nodes[..2]);
+    let _map = Map::over(&rig.nodes[..2]);
     let options = Options::default();
     let name = ["info", "-c", "--noheadings", "-o", "blkdevname", Map::NAME];
     let node = Path::new("/dev").join(tests::host::run("dmsetup", &name).unwrap());
@@ -411,11 +411,11 @@ fn over_the_paths_of_a_map(rig: &Rig) {
         assert_eq!(done.unwrap().0.status, Status::GOOD);
     }
     // One that the map gives up goes, and is registered as soon as it is back.
-    map.move_to(&rig.nodes[..1]);
+    Map::move_to(&rig.nodes[..1]);
     multipath.refresh_paths();
     assert_eq!(out(&leg, 6, 0, 0, 0).unwrap().status, Status::GOOD);
     assert_eq!(report(&leg, 0, 4096).len(), 16);
-    map.move_to(&rig.nodes[..2]);
+    Map::move_to(&rig.nodes[..2]);
     multipath.refresh_paths();
     assert_eq!(report(&leg, 0, 4096).len(), 24);
     assert_eq!(out(&multipath, 0, 0, 0xa1, 0).unwrap().status, Status::GOOD);
