@@ -65,6 +65,8 @@ enum Sender {
     Vmm,
     /// A program that listens on a socket, for VMMs without privilege.
     Broker(Broker),
+    /// The same, and QEMU runs the guests, by the protocol of its own helper.
+    BrokerOfQemu(Broker),
 }
 
 /// That program.
@@ -107,10 +109,15 @@ impl Broker {
 
 /// A guest with the device at `node`.
 fn start(node: &Path, sender: &Sender, script: &str) -> Result<(Machine, Running)> {
-    let mut machine = Machine::new(Monitor::chosen())?;
+    let monitor = match sender {
+        Sender::BrokerOfQemu(_) => Monitor::Qemu,
+        Sender::Vmm | Sender::Broker(_) => Monitor::chosen(),
+    };
+    let mut machine = Machine::new(monitor)?;
     let mut lines = "policy = \"cluster\"\n".to_owned();
-    if let Sender::Broker(broker) = sender {
+    if let Sender::Broker(broker) | Sender::BrokerOfQemu(broker) = sender {
         machine.drop_privileges();
+        machine.helper(&broker.socket());
         lines += &format!("broker = {:?}\n", broker.socket());
     }
     machine.pass(node, &lines);
@@ -172,4 +179,9 @@ fn one_guest_fences_the_other_without_privilege_by_the_broker() -> Result<()> {
 #[test]
 fn one_guest_fences_the_other_without_privilege_by_qemus_helper() -> Result<()> {
     one_guest_fences_the_other(&Sender::Broker(Broker::qemus()?))
+}
+
+#[test]
+fn qemus_guests_fence_each_other_without_privilege_by_our_broker() -> Result<()> {
+    one_guest_fences_the_other(&Sender::BrokerOfQemu(Broker::ours()?))
 }

@@ -345,17 +345,32 @@ impl Map {
 
     fn over(nodes: &[PathBuf]) -> Map {
         tests::host::load(&["dm_multipath", "dm_round_robin"]).unwrap();
+        let table = Map::table(nodes);
+        let arguments =
+            ["create", Map::NAME, "-u", "mpath-vmm-lio-test", "--noudevsync", "--table", &table];
+        tests::host::run("dmsetup", &arguments).unwrap();
+        Map
+    }
+
+    /// Gives it other paths, as multipathd does.
+    fn move_to(nodes: &[PathBuf]) {
+        for arguments in [
+            &["reload", Map::NAME, "--table", &Map::table(nodes)][..],
+            &["suspend", Map::NAME],
+            &["resume", "--noudevsync", Map::NAME],
+        ] {
+            tests::host::run("dmsetup", arguments).unwrap();
+        }
+    }
+
+    fn table(nodes: &[PathBuf]) -> String {
         let number = |node: &PathBuf| {
             let number = fs::metadata(node).unwrap().rdev();
             format!("{}:{} 1", libc::major(number), libc::minor(number))
         };
         let paths: Vec<String> = nodes.iter().map(number).collect();
         let (count, paths) = (paths.len(), paths.join(" "));
-        let table = format!("0 32768 multipath 0 0 1 1 round-robin 0 {count} 1 {paths}");
-        let arguments =
-            ["create", Map::NAME, "-u", "mpath-vmm-lio-test", "--noudevsync", "--table", &table];
-        tests::host::run("dmsetup", &arguments).unwrap();
-        Map
+        format!("0 32768 multipath 0 0 1 1 round-robin 0 {count} 1 {paths}")
     }
 }
 
@@ -397,6 +412,14 @@ fn over_the_paths_of_a_map(rig: &Rig) {
             attentive(|| whole::send(multipath, &write, &[0; 512], TIMEOUT).map(|c| (c, ())));
         assert_eq!(done.unwrap().0.status, Status::GOOD);
     }
+    // One that the map gives up goes, and is registered as soon as it is back.
+    Map::move_to(&rig.nodes[..1]);
+    multipath.refresh_paths();
+    assert_eq!(out(&leg, 6, 0, 0, 0).unwrap().status, Status::GOOD);
+    assert_eq!(report(&leg, 0, 4096).len(), 16);
+    Map::move_to(&rig.nodes[..2]);
+    multipath.refresh_paths();
+    assert_eq!(report(&leg, 0, 4096).len(), 24);
     assert_eq!(out(multipath, 0, 0, 0xa1, 0).unwrap().status, Status::GOOD);
     assert_eq!(report(&leg, 0, 4096).len(), 8);
 }

@@ -42,6 +42,7 @@ pub struct Machine {
     guest: Guest,
     nodes: Vec<(PathBuf, bool)>,
     vhost: Option<String>,
+    helper: Option<PathBuf>,
     privileged: bool,
     output: Image,
     steps: Image,
@@ -78,6 +79,7 @@ impl Machine {
             guest,
             nodes: Vec::new(),
             vhost: None,
+            helper: None,
             privileged: true,
             output,
             steps,
@@ -94,6 +96,11 @@ impl Machine {
     /// Gives QEMU's guest a controller that is LIO's.
     pub fn vhost(&mut self, target: &str) {
         self.vhost = Some(target.into());
+    }
+
+    /// Has QEMU send PERSISTENT RESERVE by the helper at `socket`.
+    pub fn helper(&mut self, socket: &Path) {
+        self.helper = Some(socket.into());
     }
 
     /// Has the guest be run without any capability, though by root, whose files these are.
@@ -164,6 +171,9 @@ impl Machine {
         let mut qemu = Qemu::new(&kernel, &initramfs, self.guest.memory_bytes());
         qemu.disk(self.output.path(), OUTPUT_WWN, 0);
         qemu.disk(self.steps.path(), STEPS_WWN, 1);
+        if let Some(socket) = &self.helper {
+            qemu.helper(socket);
+        }
         for (lun, (node, read_only)) in self.nodes.iter().enumerate() {
             qemu.pass(lun, node, *read_only);
         }

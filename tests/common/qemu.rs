@@ -7,13 +7,18 @@ use std::process::Command;
 
 /// The words of QEMU's command line.
 #[derive(Debug)]
-pub struct Qemu(Command);
+pub struct Qemu {
+    command: Command,
+    /// Whether a helper sends PERSISTENT RESERVE.
+    has_helper: bool,
+}
 
 impl Qemu {
     /// A microvm of `memory` bytes with one virtio-scsi controller, its console on stdout.
     #[must_use]
     pub fn new(kernel: &Path, initramfs: &Path, memory: u64) -> Qemu {
-        let mut qemu = Qemu(Command::new("qemu-system-x86_64"));
+        let command = Command::new("qemu-system-x86_64");
+        let mut qemu = Qemu { command, has_helper: false };
         let memory = format!("{}M", memory >> 20);
         qemu.words(["-M", "microvm", "-accel", "kvm", "-cpu", "host", "-m", &memory]);
         qemu.words(["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"]);
@@ -44,8 +49,15 @@ impl Qemu {
         let device = if generic { "scsi-generic" } else { "scsi-block" };
         let name = format!("passed{lun}");
         let read_only = if read_only { "on" } else { "off" };
-        self.drive(&name, &format!("host_device,read-only={read_only}"), node);
+        let helper = if self.has_helper { ",file.pr-manager=helper" } else { "" };
+        self.drive(&name, &format!("host_device,read-only={read_only}{helper}"), node);
         self.words(["-device", &format!("{device},bus=hba.0,drive={name},scsi-id=0,lun={lun}")]);
+    }
+
+    /// Has PERSISTENT RESERVE for devices that are passed after this sent by the helper at `socket`.
+    pub fn helper(&mut self, socket: &Path) {
+        self.words(["-object", &format!("pr-manager-helper,id=helper,path={}", socket.display())]);
+        self.has_helper = true;
     }
 
     /// A controller that is LIO's.
@@ -61,12 +73,12 @@ impl Qemu {
 
     /// Adds words to the command line.
     pub fn words(&mut self, words: impl IntoIterator<Item = impl AsRef<OsStr>>) {
-        self.0.args(words);
+        self.command.args(words);
     }
 
     /// The whole command.
     #[must_use]
     pub fn command(self) -> Command {
-        self.0
+        self.command
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use nix::unistd::{Group, User};
 use storage::lun::passthrough::policy::CommandPattern;
 use storage::lun::spec::Naa;
+use storage::scsi::command::{Command, commands};
 use storage::scsi::designator::Designator;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -22,8 +23,8 @@ use super::{Allow, Among, Codes, Limits, Policy, Rule, Who};
 pub const DEFAULT_PATH: &str = "/etc/vmm/broker.toml";
 
 /// What is none of the things that can be allowed.
-const UNKNOWN: &str = "must be persistent-reservations, compare-and-write, logical-unit-reset, or \
-                       hex: an opcode, opcode/service action, or opcode-opcode";
+const UNKNOWN: &str = "must be persistent-reservations, compare-and-write, logical-unit-reset, a \
+                       command's name, or hex: an opcode, opcode/service action, or opcode-opcode";
 
 /// The longest file that is read, in bytes.
 const LONGEST: u64 = 1 << 20;
@@ -194,15 +195,34 @@ fn allow(value: &Value<'_>) -> Found<Allow> {
                 Ok(CommandPattern::Code { opcodes, service_action }) => {
                     allow.commands.push(Codes { opcodes, service_action });
                 }
-                // A name has other codes with other types of devices.
-                Ok(CommandPattern::Name(_)) => {
-                    return problem(value, format!("{text:?} must be written as its code, in hex"));
-                }
+                Ok(CommandPattern::Name(name)) => match named(name) {
+                    Ok(codes) => allow.commands.extend(codes),
+                    Err(why) => return problem(value, format!("{text:?} {why}")),
+                },
                 Err(_) => return problem(value, format!("{text:?} {UNKNOWN}")),
             },
         }
     }
     Ok(allow)
+}
+
+/// The codes of a command that mean nothing else to any type of devices: a rule does not know types.
+fn named(name: &str) -> Result<Vec<Codes>, String> {
+    let all = commands().filter(|command| command.is_named(name));
+    all.map(|command| match commands().find(|other| shares_codes(command, other, name)) {
+        None => {
+            let Command { opcode, service_action, .. } = *command;
+            Ok(Codes { opcodes: opcode..=opcode, service_action })
+        }
+        Some(other) => Err(format!("is {:?} to other devices; write its code, in hex", other.name)),
+    })
+    .collect()
+}
+
+fn shares_codes(command: &Command, other: &Command, name: &str) -> bool {
+    let actions = (command.service_action, other.service_action);
+    let apart = matches!(actions, (Some(one), Some(other)) if one != other);
+    command.opcode == other.opcode && !apart && !other.is_named(name)
 }
 
 fn vport(text: &str) -> Result<(u64, u64), String> {

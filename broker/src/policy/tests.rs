@@ -134,7 +134,10 @@ fn what_is_wrong_is_told_with_its_place() {
         ("[[rule]]\nuser = 1\nlu = \"all\"\nallow = \"89\"", "p:3:6: \"all\" must be naa."),
         ("[[rule]]\nuser = 1\nlu = [\"any\", 1]\nallow = \"89\"", "p:3:7: \"any\" must be naa."),
         ("[[rule]]\nuser = 1\nlu = \"any\"\nallow = \"all\"", "p:4:9: \"all\" must be persistent"),
-        ("[[rule]]\nuser = 1\nlu = \"any\"\nallow = \"UNMAP\"", "p:4:9: \"UNMAP\" must be written"),
+        (
+            "[[rule]]\nuser = 1\nlu = \"any\"\nallow = \"UNMAP\"",
+            "p:4:9: \"UNMAP\" is \"READ SUB-CHANNEL\" to",
+        ),
         ("[[rule]]\nuser = 1\nlu = \"any\"\nallow = \"89-88\"", "p:4:9: \"89-88\" must be"),
         ("[[rule]]\nuser = -1\nvports = \"any\"", "p:2:8: must be a number from 0 to"),
         ("[[rule]]\nuser = \"no such\"\nvports = \"any\"", "p:2:8: there is no user \"no such\""),
@@ -152,6 +155,17 @@ fn what_is_wrong_is_told_with_its_place() {
     let parents = format!("[[rule]]\nuser = 1\n{lu}parents = \"any\"");
     let error = file::parse("p", &parents).unwrap_err().to_string();
     assert_eq!(error, "p:1:1: \"parents\" without \"vports\" has no effect");
+}
+
+#[test]
+fn a_name_means_what_it_names_and_nothing_else() {
+    let text = "[[rule]]\nuser = 1\nlu = \"any\"\n\
+                allow = [\"Compare and Write\", \"get lba status(16)\", \"PERSISTENT RESERVE OUT\"]\n";
+    let policy = file::parse("p", text).unwrap();
+    let allows =
+        |cdb: &[u8]| policy.command(&peer(1, &[], ""), cdb, Some(&[]), || Ok(Vec::new())).is_ok();
+    assert!(allows(&[0x89]) && allows(&[0x9e, 0x12]) && allows(&[0x5f, 7]));
+    assert!(!allows(&[0x9e, 0x10]) && !allows(&[0x5e]) && !allows(&[0x2a]));
 }
 
 #[test]
