@@ -41,6 +41,12 @@ fn cluster() -> PassthroughSpec {
     spec
 }
 
+fn allowing(command: &str) -> PassthroughSpec {
+    let mut spec = spec();
+    spec.policy.allow.push(command.parse().unwrap());
+    spec
+}
+
 struct Bench {
     host: Arc<FakeHost>,
     lun: Arc<Passthrough>,
@@ -311,6 +317,10 @@ fn a_reset_reaches_the_device_by_a_private_nexus_alone() {
     for (spec, private) in [
         (cluster(), true),
         (spec(), false),
+        (allowing("PERSISTENT RESERVE OUT"), true),
+        (allowing("89"), true),
+        (allowing("PERSISTENT RESERVE IN"), false),
+        (PassthroughSpec { force: true, ..cluster() }, false),
         (PassthroughSpec { shared_nexus: true, ..cluster() }, false),
     ] {
         let mut bench = Bench::new(FakeDevice::default(), &spec);
@@ -377,6 +387,27 @@ fn what_cannot_be_repeated_fails_once_and_so_does_all_without_a_path_timeout() {
     bench.host.on(0x89, Outcome::host(HostStatus::TRANSPORT_DISRUPTED));
     assert_eq!(bench.run(COMPARE_AND_WRITE, &[0; 1024], 0).0, failed);
     assert_eq!(bench.counts().retried, 0);
+}
+
+#[test]
+fn what_was_not_sent_is_held_too_and_without_a_path_timeout_a_lost_path() {
+    const COMPARE_AND_WRITE: &[u8] = &[0x89, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0];
+    let failed = Response::Failed(ServiceResponse::TransportFailure);
+    let bench = |path_timeout| {
+        let spec = PassthroughSpec { path_timeout, ..cluster() };
+        let mut bench = Bench::new(FakeDevice::default(), &spec);
+        bench.host.on(0x89, Outcome::host(HostStatus::TRANSPORT_DISRUPTED));
+        bench.host.on(0x89, Outcome::End(Completion::default()));
+        (0..6).for_each(|_| bench.host.on(0x12, Outcome::host(HostStatus::TRANSPORT_FAILFAST)));
+        assert_eq!(bench.run(COMPARE_AND_WRITE, &[0; 1024], 0).0, failed);
+        bench
+    };
+    let mut held = bench(Duration::from_secs(3600));
+    assert_eq!(held.run(COMPARE_AND_WRITE, &[0; 1024], 0).0, Response::good(1024));
+    let sent = held.host.take_cdbs().iter().filter(|cdb| cdb[0] == 0x89).count();
+    assert_eq!(sent, 2);
+    let mut at_once = bench(Duration::ZERO);
+    assert_eq!(at_once.run(COMPARE_AND_WRITE, &[0; 1024], 0).0, failed);
 }
 
 #[test]
@@ -481,6 +512,15 @@ fn a_piece_that_comes_short_ends_the_command_there() {
 }
 
 #[test]
+fn a_piece_that_is_good_is_followed_by_the_next_whatever_else_the_device_says() {
+    let mut bench = Bench::new(narrow(), &spec());
+    let talks = |completion: &mut Completion| completion.sense = vec![0x70, 0, 1, 0, 0, 0, 0, 10];
+    bench.host.next(Outcome::alter(talks));
+    assert_eq!(bench.response(&transfer_16(READ, false, 0, 32), 32 * 512), Response::good(0));
+    assert_eq!(bench.host.take_sent().len(), 2);
+}
+
+#[test]
 fn pieces_that_find_no_room_are_sent_again() {
     let mut bench = Bench::new(narrow(), &spec());
     bench.host.next(Outcome::status(Status::BUSY));
@@ -549,6 +589,20 @@ fn a_stop_is_the_initiators_own() {
     assert_eq!(bench.response(START, 0), Response::good(0));
     assert_eq!(bench.response(&read, 512), Response::good(0));
     assert!(bench.host.take_cdbs().iter().all(|cdb| cdb[0] != 0x1b));
+}
+
+#[test]
+fn a_device_without_a_cache_and_a_zoned_one_stop_too() {
+    let mut bench = Bench::new(FakeDevice::of_type(0x14), &spec());
+    bench.host.on(0x35, Outcome::check(SenseCode::INVALID_COMMAND_OPERATION_CODE));
+    assert_eq!(bench.response(STOP, 0), Response::good(0));
+    bench.host.take_sent();
+    let (response, data) = bench.run(REQUEST_SENSE, &[], 252);
+    assert_eq!((response, data[2], data[12]), (Response::good(234), 2, 4));
+    assert!(bench.host.take_sent().is_empty());
+    let mut bench = Bench::disk();
+    bench.host.on(0x35, Outcome::Errno(libc::EPERM));
+    assert_ne!(bench.response(STOP, 0), Response::good(0), "nobody knows of a cache");
 }
 
 #[test]
@@ -624,16 +678,29 @@ fn what_the_host_does_not_let_through_is_not_offered() {
 
 #[test]
 fn another_device_in_its_place_gets_no_command() {
-    let mut bench = Bench::disk();
-    // It has another designator, and says so only when it is asked.
-    bench.host.device().set_vpd(&[0, 0x83, 0, 12, 1, 3, 0, 8, 0x50, 9, 9, 9, 9, 9, 9, 9]);
-    bench.host.on(READ, Outcome::host(HostStatus::NO_CONNECT));
-    let gone = Response::check_condition(SenseCode::LOGICAL_UNIT_NOT_SUPPORTED, 512);
-    assert_eq!(bench.response(&transfer_16(READ, false, 0, 1), 512), gone);
-    let sent = bench.host.take_cdbs();
-    assert_eq!(sent.iter().filter(|cdb| cdb[0] == READ).count(), 1);
-    let nobody = Response::Failed(ServiceResponse::BadTarget);
-    assert_eq!(bench.response(INQUIRY, 36), nobody, "it looks absent");
+    for lost in [
+        HostStatus::NO_CONNECT,
+        HostStatus::TRANSPORT_DISRUPTED,
+        HostStatus::TRANSPORT_FAILFAST,
+        HostStatus::TRANSPORT_MARGINAL,
+    ] {
+        let mut bench = Bench::new(FakeDevice::default(), &cluster());
+        // It has another designator, and says so only when it is asked.
+        bench.host.device().set_vpd(&[0, 0x83, 0, 12, 1, 3, 0, 8, 0x50, 9, 9, 9, 9, 9, 9, 9]);
+        bench.host.on(READ, Outcome::host(lost));
+        let gone = Response::check_condition(SenseCode::LOGICAL_UNIT_NOT_SUPPORTED, 512);
+        assert_eq!(bench.response(&transfer_16(READ, false, 0, 1), 512), gone);
+        let sent = bench.host.take_cdbs();
+        assert_eq!(sent.iter().filter(|cdb| cdb[0] == READ).count(), 1);
+        let nobody = Response::Failed(ServiceResponse::BadTarget);
+        assert_eq!(bench.response(INQUIRY, 36), nobody, "it looks absent");
+        let outcome = bench.queue.manage(Function::LogicalUnitReset);
+        assert_eq!(bench.queue.outcome(&outcome), storage::target::Outcome::Complete);
+        assert_eq!(bench.host.resets(), 0, "it keeps its commands");
+        bench.host.take_sent();
+        assert!(bench.lun.flush().is_err());
+        assert!(bench.host.take_cdbs().iter().all(|cdb| cdb[0] == INQUIRY[0]));
+    }
 }
 
 #[test]
@@ -677,6 +744,38 @@ fn pages_are_edited_as_a_whole_and_then_cut() {
     assert_eq!(data[8..12], [0, 0, 4, 0]);
     let (response, data) = bench.run(&[0x12, 1, 0, 0, 5, 0], &[], 255);
     assert_eq!((response, &data[..6]), (Response::good(250), &[0, 0, 0, 4, 0, 0][..]));
+}
+
+#[test]
+fn a_medium_that_the_policy_protects_says_so() {
+    const MODE_SENSE: &[u8] = &[0x1a, 0, 0x3f, 0, 252, 0];
+    let mut protected = spec();
+    protected.policy.preset = Preset::ReadOnly;
+    for (spec, expected) in [(spec(), 0), (protected, 0x80)] {
+        let mut bench = Bench::new(FakeDevice::default(), &spec);
+        let (_, data) = bench.run(MODE_SENSE, &[], 252);
+        assert_eq!(data[2] & 0x80, expected);
+    }
+}
+
+#[test]
+fn what_an_examination_is_told_reaches_the_initiator() {
+    let mut bench = Bench::new(FakeDevice::default(), &allowing("MODE SELECT(6)"));
+    let device = Arc::clone(&bench.host);
+    bench.host.on(
+        0x15,
+        Outcome::call(move |_| {
+            device.device().attentions.push_back(SenseCode::MODE_PARAMETERS_CHANGED);
+            Ok(Completion::default())
+        }),
+    );
+    assert_eq!(bench.run(&[0x15, 0x10, 0, 0, 4, 0], &[0; 4], 0).0, Response::good(0));
+    let told = Response::check_condition(SenseCode::MODE_PARAMETERS_CHANGED, 0);
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while bench.response(TEST_UNIT_READY, 0) != told {
+        assert!(std::time::Instant::now() < deadline, "it is lost");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]

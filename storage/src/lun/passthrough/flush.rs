@@ -32,6 +32,7 @@ pub(super) fn flush(unit: &Unit) -> io::Result<()> {
         return Ok(());
     }
     for _ in 0..ATTEMPTS {
+        unit.watch().admit(|| false).map_err(io::Error::other)?;
         let request = Request { cdb: &cdb.0[..10], data: Data::None, timeout: TIMEOUT };
         let response = ending(unit.host().execute(request), 0).response;
         let Response::Status { status, sense, .. } = &response else {

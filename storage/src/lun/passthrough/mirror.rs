@@ -17,6 +17,9 @@ use crate::scsi::sense::SenseCode;
 /// How far apart two tidings of one event may be.
 pub const WINDOW: Duration = Duration::from_secs(1);
 
+/// More than there are events of the host; a device may make up any number.
+const ROOM: usize = 32;
+
 /// What an initiator has heard, and what it is about to hear.
 #[derive(Debug, Default)]
 pub struct Mirror(Mutex<State>);
@@ -30,16 +33,8 @@ struct State {
 }
 
 impl Mirror {
-    /// The initiator has been given this unit attention of the device's own.
-    pub fn note_device_attention(&self, code: SenseCode, now: Instant) {
-        let mut state = self.lock();
-        state.waiting.retain(|(other, _)| !is_same_event(*other, code));
-        state.hear(code, now);
-    }
-
-    /// Whether the initiator is to be given this unit attention now: not if it has just heard of
-    /// it. It counts as heard.
-    #[must_use]
+    /// The initiator is about to be given this unit attention, or has been by the device: it
+    /// counts as heard. Whether that is news to it.
     pub fn claim(&self, code: SenseCode, now: Instant) -> bool {
         let mut state = self.lock();
         state.forget(now);
@@ -54,7 +49,8 @@ impl Mirror {
         let mut state = self.lock();
         state.forget(now);
         let known = state.heard.iter().chain(&state.waiting);
-        if !known.into_iter().any(|(other, _)| is_same_event(*other, code)) {
+        let is_known = known.into_iter().any(|(other, _)| is_same_event(*other, code));
+        if !is_known && state.waiting.len() < ROOM {
             state.waiting.push((code, now));
         }
     }
@@ -86,8 +82,6 @@ impl Mirror {
 
 impl State {
     fn hear(&mut self, code: SenseCode, now: Instant) {
-        /// More than there are events of the host; a device may make up any number.
-        const ROOM: usize = 32;
         self.forget(now);
         self.heard.retain(|(other, _)| *other != code);
         if self.heard.len() >= ROOM {
@@ -133,21 +127,30 @@ mod tests {
     #[test]
     fn the_devices_own_within_the_window_says_it() {
         let (mirror, start) = (Mirror::default(), Instant::now());
-        mirror.note_device_attention(CAPACITY, start);
+        mirror.claim(CAPACITY, start);
         mirror.should_raise(CAPACITY, start + WINDOW - MOMENT);
         assert_eq!(mirror.due(start + 3 * WINDOW), [], "before");
         mirror.should_raise(CAPACITY, start + 4 * WINDOW);
-        mirror.note_device_attention(CAPACITY, start + 5 * WINDOW - MOMENT);
+        mirror.claim(CAPACITY, start + 5 * WINDOW - MOMENT);
         assert_eq!(mirror.due(start + 6 * WINDOW), [], "after");
         mirror.should_raise(CAPACITY, start + 7 * WINDOW);
-        mirror.note_device_attention(LUNS, start + 7 * WINDOW);
+        mirror.claim(LUNS, start + 7 * WINDOW);
         assert_eq!(mirror.due(start + 8 * WINDOW), [CAPACITY], "another");
+    }
+
+    #[test]
+    fn a_device_that_makes_up_news_is_not_believed_for_ever() {
+        let (mirror, start) = (Mirror::default(), Instant::now());
+        for ascq in 0..=u8::MAX {
+            mirror.should_raise(SenseCode { ascq, ..CAPACITY }, start);
+        }
+        assert_eq!(mirror.due(start + WINDOW).len(), ROOM);
     }
 
     #[test]
     fn one_reset_is_one_whatever_it_is_called() {
         let (mirror, start) = (Mirror::default(), Instant::now());
-        mirror.note_device_attention(SenseCode::POWER_ON_OCCURRED, start);
+        mirror.claim(SenseCode::POWER_ON_OCCURRED, start);
         mirror.should_raise(SenseCode::BUS_DEVICE_RESET_FUNCTION_OCCURRED, start);
         assert_eq!(mirror.next_due(), None);
     }

@@ -18,10 +18,21 @@ use crate::task::{Response, SenseData, ServiceResponse};
 pub(super) struct Ending {
     /// What the initiator is told, unless there is another attempt.
     pub(super) response: Response,
-    /// No path led to the device: a command that can be repeated is worth another attempt.
-    pub(super) no_path: bool,
+    /// Whether another attempt is worth it.
+    pub(super) again: Again,
     /// What else there is to learn from it.
     pub(super) notice: Option<Notice>,
+}
+
+/// Whether another attempt at a command is worth it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Again {
+    /// It has ended.
+    Never,
+    /// No path led to the device, as far as is known: if it can be repeated.
+    IfRepeatable,
+    /// It was not sent.
+    Always,
 }
 
 /// What an ending says about the device.
@@ -39,7 +50,7 @@ pub(super) enum Notice {
 
 impl Ending {
     fn told(response: Response) -> Ending {
-        Ending { response, no_path: false, notice: None }
+        Ending { response, again: Again::Never, notice: None }
     }
 
     fn failed(why: ServiceResponse) -> Ending {
@@ -48,7 +59,7 @@ impl Ending {
 
     /// No path, and `why` if none comes back.
     fn no_path(why: ServiceResponse) -> Ending {
-        Ending { no_path: true, ..Ending::failed(why) }
+        Ending { again: Again::IfRepeatable, ..Ending::failed(why) }
     }
 
     fn noticing(self, notice: Notice) -> Ending {
@@ -64,8 +75,8 @@ pub(super) fn not_sent(refusal: Refusal, len: u32) -> Ending {
             Ending::told(Response::check_condition(SenseCode::LOGICAL_UNIT_NOT_SUPPORTED, len))
         }
         Refusal::Unverified => {
-            let busy = Response::Status { status: Status::BUSY, sense: None, resid: len };
-            Ending { no_path: true, ..Ending::told(busy) }
+            // As where no path led there: an initiator with other paths takes those.
+            Ending { again: Again::Always, ..Ending::failed(ServiceResponse::TransportFailure) }
         }
         Refusal::Aborted => Ending::failed(ServiceResponse::Aborted),
     }
@@ -120,10 +131,13 @@ fn on_the_way(host_status: HostStatus) -> Ending {
     match host_status {
         HostStatus::NO_CONNECT => Ending::no_path(TransportFailure).noticing(Notice::Lost),
         HostStatus::BAD_TARGET => Ending::failed(BadTarget).noticing(Notice::Lost),
+        // What the path leads to when it is back may be another device.
         HostStatus::TRANSPORT_DISRUPTED
         | HostStatus::TRANSPORT_FAILFAST
-        | HostStatus::TRANSPORT_MARGINAL
-        | HostStatus::SOFT_ERROR => Ending::no_path(TransportFailure),
+        | HostStatus::TRANSPORT_MARGINAL => {
+            Ending::no_path(TransportFailure).noticing(Notice::Lost)
+        }
+        HostStatus::SOFT_ERROR => Ending::no_path(TransportFailure),
         // The adapter has not sent it.
         HostStatus::BUS_BUSY | HostStatus::IMM_RETRY | HostStatus::REQUEUE => Ending::no_path(Busy),
         // The host ends a command that takes too long by an abort and then by resets of all kinds;
@@ -149,11 +163,8 @@ fn refused(error: &io::Error, len: u32) -> Ending {
             sense(SenseCode::INVALID_COMMAND_OPERATION_CODE)
         }
         libc::EINVAL | libc::E2BIG => sense(SenseCode::INVALID_FIELD_IN_CDB),
-        libc::ENODEV | libc::ENXIO => {
+        libc::ENODEV | libc::ENXIO | libc::ENOTCONN | libc::ENOLINK | libc::EHOSTUNREACH => {
             Ending::no_path(ServiceResponse::TransportFailure).noticing(Notice::Lost)
-        }
-        libc::ENOTCONN | libc::ENOLINK | libc::EHOSTUNREACH => {
-            Ending::no_path(ServiceResponse::TransportFailure)
         }
         // The host was short of something, as of a broker, and did nothing.
         libc::ENOMEM
@@ -268,12 +279,13 @@ mod tests {
             (0x0b, TransportFailure, true, None),
             (0x0c, Busy, true, None),
             (0x0d, Busy, true, None),
-            (0x0e, TransportFailure, true, None),
-            (0x0f, TransportFailure, true, None),
-            (0x14, TransportFailure, true, None),
+            (0x0e, TransportFailure, true, Some(Notice::Lost)),
+            (0x0f, TransportFailure, true, Some(Notice::Lost)),
+            (0x14, TransportFailure, true, Some(Notice::Lost)),
             (0xff, Failure, false, None),
         ] {
-            let expected = Ending { response: Response::Failed(why), no_path, notice };
+            let again = if no_path { Again::IfRepeatable } else { Again::Never };
+            let expected = Ending { response: Response::Failed(why), again, notice };
             let seen = ending(Ok(completion(HostStatus(host_status), Status::GOOD)), 100);
             assert_eq!(seen, expected, "{host_status:#x}");
         }
@@ -314,7 +326,7 @@ mod tests {
             assert_eq!(errno(number), expected, "{number}");
         }
         let gone = errno(libc::ENODEV);
-        assert_eq!((gone.no_path, gone.notice), (true, Some(Notice::Lost)));
+        assert_eq!((gone.again, gone.notice), (Again::IfRepeatable, Some(Notice::Lost)));
         let busy = Response::Status { status: Status::BUSY, sense: None, resid: 100 };
         assert_eq!(errno(libc::ENOMEM), Ending::told(busy));
     }

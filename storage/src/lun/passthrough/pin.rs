@@ -41,13 +41,16 @@ struct Checks {
 }
 
 /// Why a command must not be sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The device is gone, or another one is in its place.
+    #[error("it is gone, or another one is in its place")]
     Closed,
     /// Nobody can say at present what is there: the way to the device is lost, or slow.
+    #[error("it does not say whether it is the right one")]
     Unverified,
     /// The initiator wants no more of it.
+    #[error("nobody wants that any more")]
     Aborted,
 }
 

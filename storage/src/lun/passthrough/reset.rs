@@ -18,9 +18,9 @@ pub(super) fn begin(unit: &Arc<Unit>, done: Done) {
     let name = unit.spec.path.display().to_string();
     let spawned =
         thread::Builder::new().name("lun-reset".into()).stack_size(STACK).spawn(move || {
-            if let Err(error) = unit.host().reset_logical_unit() {
+            if let Err(why) = reset(&unit) {
                 // Its commands are waited for all the same.
-                log::warn!("{}: the device is not reset: {error}", unit.spec.path.display());
+                log::warn!("{}: the device is not reset: {why}", unit.spec.path.display());
             }
             call(&left);
         });
@@ -28,6 +28,12 @@ pub(super) fn begin(unit: &Arc<Unit>, done: Done) {
         log::warn!("{name}: no thread to reset the device: {error}");
         call(&done);
     }
+}
+
+/// Another device that took its place keeps its commands.
+fn reset(unit: &Unit) -> Result<(), String> {
+    unit.watch().admit(|| unit.is_ending()).map_err(|refusal| refusal.to_string())?;
+    unit.host().reset_logical_unit().map_err(|error| error.to_string())
 }
 
 fn call(done: &Mutex<Option<Done>>) {

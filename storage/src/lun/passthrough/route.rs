@@ -10,7 +10,7 @@ use super::unit::Unit;
 use super::view::View;
 use crate::lun::spec::PassthroughSpec;
 use crate::scsi::cdb::Cdb;
-use crate::scsi::command::{self, Command, Direction, Effect, device_type};
+use crate::scsi::command::{self, Command, Direction, Effect};
 use crate::scsi::sense::{Sense, SenseCode};
 use crate::scsi::supported;
 use crate::task::{ServiceResponse, Task};
@@ -249,7 +249,7 @@ fn when_stopped(
     let cdb = &task.cdb;
     match (cdb.opcode(), command.map(|command| command.effect)) {
         (TEST_UNIT_READY, _) | (_, Some(Effect::Reads | Effect::Medium)) => Err(stopped),
-        (REQUEST_SENSE, _) if view.facts.device_type() == device_type::DISK => Ok(Route::Data {
+        (REQUEST_SENSE, _) => Ok(Route::Data {
             bytes: stopped.to_bytes(cdb.bit(1, 0)),
             allocation_length: cdb.u8(4).into(),
         }),

@@ -10,9 +10,9 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use super::bounce::Room;
 use super::counters::{Counters, Event};
 use super::device::Device;
-use super::outcome::{self, Ending, Notice};
+use super::outcome::{self, Again, Ending, Notice};
 use super::pin::Pin;
-use super::policy::{Preset, Refusals};
+use super::policy::{Policy, Preset, Refusals};
 use super::retry::{BackOff, Bell};
 use super::view::View;
 use super::watch::{Connection, Watch, Watched};
@@ -33,6 +33,8 @@ pub struct Unit {
     events: OnceLock<Arc<dyn UnitEvents>>,
     /// What the host may change behind its back.
     watch: Watch,
+    /// Nobody else uses the device by its I_T nexus.
+    private_nexus: bool,
     /// What the policy has refused.
     refusals: Refusals,
     /// What it has done.
@@ -63,7 +65,7 @@ impl Patience {
 
     /// Nobody wants any more of it.
     pub(super) fn is_over(&self) -> bool {
-        self.abort.is_set() || self.unit.ending.load(Ordering::Acquire)
+        self.abort.is_set() || self.unit.is_ending()
     }
 }
 
@@ -71,13 +73,14 @@ impl Unit {
     pub(super) fn new(spec: &PassthroughSpec, device: Device, view: View, pin: Pin) -> Unit {
         let name = spec.path.display().to_string();
         let device_type = view.facts.device_type();
-        let private = has_private_nexus(spec);
+        let private_nexus = has_private_nexus(spec, &view.policy);
         Unit {
             spec: spec.clone(),
             host: RwLock::new(device.host),
             view: RwLock::new(Arc::new(view)),
             events: OnceLock::new(),
-            watch: Watch::new(spec, pin, device.place, private),
+            watch: Watch::new(spec, pin, device.place, private_nexus),
+            private_nexus,
             refusals: Refusals::new(name, device_type),
             counters: Counters::default(),
             room: Room::new(Unit::ROOM),
@@ -104,15 +107,9 @@ impl Unit {
 
     /// Asks the device again what it is, after a command that may have changed it.
     pub(super) fn examine(&self) {
-        match View::of(&self.spec, self.host().as_ref()) {
-            Ok(view) => {
-                if let Some(events) = self.events() {
-                    // Nobody else hears of what was met on the way.
-                    view.facts.attentions.iter().for_each(|&code| events.attention(code));
-                }
-                self.set_view(view);
-            }
-            Err(error) => log::warn!("{}: it {error}", self.name()),
+        let host = self.host();
+        if let Err(why) = self.watch.ask(host.as_ref(), |host| self.refresh(host)) {
+            log::warn!("{}: {why}", self.name());
         }
     }
 
@@ -128,7 +125,7 @@ impl Unit {
 
     /// Whether nobody else uses the device by its I_T nexus.
     pub(super) fn has_private_nexus(&self) -> bool {
-        has_private_nexus(&self.spec)
+        self.private_nexus
     }
 
     /// Wakes commands that are held, to look whether they still are to be.
@@ -142,6 +139,11 @@ impl Unit {
 
     pub(super) fn set_stopped(&self, stopped: bool) {
         self.stopped.store(stopped, Ordering::Release);
+    }
+
+    /// Nothing is held any more.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire)
     }
 
     /// Holds nothing any more.
@@ -166,7 +168,12 @@ impl Unit {
                 Err(refusal) => outcome::not_sent(refusal, len),
             };
             self.notice(&ending);
-            if !ending.no_path || !patience.idempotent || !self.pause(&mut back_off, patience) {
+            let again = match ending.again {
+                Again::Never => false,
+                Again::IfRepeatable => patience.idempotent,
+                Again::Always => true,
+            };
+            if !again || !self.pause(&mut back_off, patience) {
                 return ending;
             }
             self.counters.count(Event::Retried);
@@ -231,7 +238,9 @@ impl Watched for Unit {
     }
 }
 
-/// Whether nobody else uses the device by its I_T nexus: not even the host.
-pub(super) fn has_private_nexus(spec: &PassthroughSpec) -> bool {
-    spec.policy.preset >= Preset::Cluster && !spec.shared_nexus && !spec.force
+/// Whether nobody else uses the device by its I_T nexus, not even the host: who is allowed what
+/// others are fenced with is promised that.
+fn has_private_nexus(spec: &PassthroughSpec, policy: &Policy) -> bool {
+    let promised = spec.policy.preset >= Preset::Cluster || policy.fences();
+    promised && !spec.shared_nexus && !spec.force
 }

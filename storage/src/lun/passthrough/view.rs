@@ -83,7 +83,7 @@ impl View {
             facts: &self.facts,
             limits: &self.limits,
             overlay: &spec.overlay,
-            read_only: spec.read_only,
+            write_protected: self.policy.write_protected(),
             promises: Promises {
                 third_party_copy: allows(0x83, 0) && allows(0x84, 0),
                 report_target_port_groups: allows(0xa3, 0x0a),

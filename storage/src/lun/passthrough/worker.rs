@@ -16,9 +16,10 @@ use crate::buffer::lend;
 use crate::engine::workers::Job;
 use crate::host::{Completion, Data, Request};
 use crate::scsi::cdb::Cdb;
+use crate::scsi::sense::SenseCode;
 use crate::scsi::status::Status;
 use crate::scsi::wire::{put_u32, u32_at};
-use crate::task::{Response, ServiceResponse, Task};
+use crate::task::{Response, SenseData, ServiceResponse, Task};
 
 /// A command and what is to be done with it.
 #[derive(Debug)]
@@ -33,6 +34,7 @@ impl Job for Forward {
         self.unit.counters.count(Event::Command);
         let before = self.task.buffer_len();
         let response = self.response();
+        let response = self.stopped(response);
         let more = before.saturating_sub(length(self.plan.len));
         self.settle(&response);
         self.task.answer(with_residual(response, more)).deliver();
@@ -62,6 +64,19 @@ impl Forward {
         }
     }
 
+    /// A device that does not know SYNCHRONIZE CACHE has nothing to make stable before it stops.
+    fn stopped(&self, response: Response) -> Response {
+        match response {
+            Response::Status { sense: Some(SenseData::Device(sense)), resid, .. }
+                if self.plan.then == Then::Stop
+                    && SenseCode::of(&sense) == Some(SenseCode::INVALID_COMMAND_OPERATION_CODE) =>
+            {
+                Response::good(resid)
+            }
+            response => response,
+        }
+    }
+
     /// What follows from how it ended, before the initiator hears of that.
     fn settle(&mut self, response: &Response) {
         if !is_success(response) {
@@ -82,7 +97,7 @@ impl Forward {
             let end = usize::try_from(piece.bytes.end).unwrap_or(usize::MAX);
             let left = length(self.plan.len.saturating_sub(end));
             let response = with_residual(self.piece(&piece), left);
-            if response != Response::good(left) {
+            if !is_good(&response, left) {
                 return response;
             }
         }
@@ -144,12 +159,14 @@ impl Forward {
     /// REPORT SUPPORTED OPERATION CODES says nothing of what is not allowed.
     fn filtered(&mut self) -> Response {
         /// Longer than the list of any device.
-        const WHOLE: usize = 64 << 10;
+        const LONGEST: usize = 64 << 10;
         const ALLOCATION_LENGTH: usize = 6;
         let (view, wanted, cdb) = (Arc::clone(&self.plan.view), self.plan.len, self.plan.cdb);
+        let carried = usize::try_from(view.limits.hard).unwrap_or(usize::MAX);
+        let len = LONGEST.min(carried);
         let mut whole = cdb;
-        put_u32(&mut whole.0, ALLOCATION_LENGTH, length(WHOLE));
-        self.receive(&whole, WHOLE, |completion, data| {
+        put_u32(&mut whole.0, ALLOCATION_LENGTH, length(len));
+        self.receive(&whole, len, |completion, data| {
             if is_success_of(completion.status) {
                 view.policy.filter_supported(&cdb, data);
             }
@@ -239,6 +256,11 @@ fn with_residual(response: Response, more: u32) -> Response {
 
 fn is_success(response: &Response) -> bool {
     matches!(response, Response::Status { status, .. } if is_success_of(*status))
+}
+
+/// Whether the command is done but for `left` bytes, whatever the device says besides.
+fn is_good(response: &Response, left: u32) -> bool {
+    matches!(response, Response::Status { status: Status::GOOD, resid, .. } if *resid == left)
 }
 
 fn is_success_of(status: Status) -> bool {

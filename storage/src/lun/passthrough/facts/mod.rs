@@ -6,7 +6,6 @@
 use crate::host::{HostStatus, ScsiHost};
 use crate::scsi::designator::{self, Association, Designator, Kind};
 use crate::scsi::mode;
-use crate::scsi::sense::SenseCode;
 use crate::scsi::vpd::PageCode;
 
 mod commands;
@@ -37,8 +36,6 @@ pub struct Facts {
     /// Whether it was told to make sense data in descriptor format (D_SENSE of the Control mode
     /// page).
     pub descriptor_sense: bool,
-    /// The unit attentions that were met on the way, which no initiator sees any more.
-    pub attentions: Vec<SenseCode>,
 }
 
 /// Nobody can tell what a device is: the predicate of a sentence about it.
@@ -76,7 +73,6 @@ pub fn examine(host: &dyn ScsiHost) -> Result<Facts, ExamineError> {
     // Whoever cannot answer these is usable nevertheless, even if it had to be reset.
     facts.descriptor_sense = probe.control_page().is_ok_and(|it| mode::descriptor_sense(&it));
     facts.commands = commands::read(&mut probe, &facts).unwrap_or(None);
-    facts.attentions = probe.attentions;
     Ok(facts)
 }
 

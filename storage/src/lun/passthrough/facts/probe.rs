@@ -26,8 +26,6 @@ const OLD_ALLOCATION: u8 = 252;
 #[derive(Debug)]
 pub(super) struct Probe<'a> {
     host: &'a dyn ScsiHost,
-    /// The unit attentions that were met.
-    pub(super) attentions: Vec<SenseCode>,
 }
 
 /// How a command ended.
@@ -42,7 +40,7 @@ enum End {
 
 impl<'a> Probe<'a> {
     pub(super) fn new(host: &'a dyn ScsiHost) -> Probe<'a> {
-        Probe { host, attentions: Vec::new() }
+        Probe { host }
     }
 
     /// What the device answers, at most `len` bytes; `None` where it has no answer.
@@ -89,10 +87,7 @@ impl<'a> Probe<'a> {
         };
         match code.key {
             SenseKey::NO_SENSE | SenseKey::RECOVERED_ERROR => End::Data(bytes),
-            SenseKey::UNIT_ATTENTION => {
-                self.attentions.push(code);
-                End::Again { pause: false }
-            }
+            SenseKey::UNIT_ATTENTION => End::Again { pause: false },
             SenseKey::ABORTED_COMMAND => End::Again { pause: true },
             SenseKey::NOT_READY if (code.asc, code.ascq) == BECOMING_READY => {
                 End::Again { pause: true }

@@ -29,8 +29,8 @@ pub struct Context<'a> {
     pub limits: &'a Limits,
     /// What it says instead.
     pub overlay: &'a Overlay,
-    /// No command that modifies the medium gets through.
-    pub read_only: bool,
+    /// No command that writes the medium gets through.
+    pub write_protected: bool,
     /// What is allowed of that which standard INQUIRY data promises.
     pub promises: Promises,
 }

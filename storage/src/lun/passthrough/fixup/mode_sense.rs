@@ -12,7 +12,7 @@ pub(super) fn has_write_protect(device_type: u8) -> bool {
 /// Sets WP, in the byte at `specific`.
 pub(super) fn edit(data: &mut [u8], specific: usize, context: &Context<'_>) {
     const WP: u8 = 0x80;
-    if let Some(byte) = data.get_mut(specific).filter(|_| context.read_only) {
+    if let Some(byte) = data.get_mut(specific).filter(|_| context.write_protected) {
         *byte |= WP;
     }
 }

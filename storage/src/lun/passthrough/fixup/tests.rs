@@ -16,7 +16,7 @@ struct Bench {
     facts: Facts,
     limits: Limits,
     overlay: Overlay,
-    read_only: bool,
+    write_protected: bool,
     promises: Promises,
 }
 
@@ -33,7 +33,7 @@ impl Bench {
         let limits = Limits::of(host.limits().unwrap(), &facts);
         host.take_sent();
         let overlay = Overlay::default();
-        Bench { host, facts, limits, overlay, read_only: false, promises: ALL_PROMISES }
+        Bench { host, facts, limits, overlay, write_protected: false, promises: ALL_PROMISES }
     }
 
     fn recorded(record: &str) -> Bench {
@@ -53,7 +53,7 @@ impl Bench {
             facts: &self.facts,
             limits: &self.limits,
             overlay: &self.overlay,
-            read_only: self.read_only,
+            write_protected: self.write_protected,
             promises: self.promises,
         }
     }
@@ -330,7 +330,7 @@ fn zoned_devices_get_block_limits_too() {
 #[test]
 fn every_allocation_length_cuts_the_same_response() {
     let mut bench = Bench::of(without_block_limits());
-    bench.read_only = true;
+    bench.write_protected = true;
     let cdbs = |len: u16| -> [Vec<u8>; 5] {
         let [high, low] = len.to_be_bytes();
         [
@@ -377,17 +377,17 @@ fn a_read_only_medium_is_write_protected_with_and_without_block_descriptors() {
         for dbd in [0, 0x08] {
             let six = [0x1a, dbd, 0x3f, 0, 255, 0];
             let ten = [0x5a, dbd, 0x3f, 0, 0, 0, 0, 0, 255, 0];
-            bench.read_only = false;
+            bench.write_protected = false;
             let (mut short, mut long) = (bench.ask(&six).1, bench.ask(&ten).1);
             assert_eq!((short[2] & 0x80, long[3] & 0x80), (0, 0));
-            bench.read_only = true;
+            bench.write_protected = true;
             short[2] |= 0x80;
             long[3] |= 0x80;
             assert_eq!((bench.ask(&six).1, bench.ask(&ten).1), (short, long));
         }
     }
     let mut cd = Bench::recorded(recorded::CD);
-    cd.read_only = true;
+    cd.write_protected = true;
     assert_eq!(cd.ask(&[0x1a, 0, 0x3f, 0, 255, 0]).1[2], 0);
 }
 
@@ -565,7 +565,7 @@ proptest! {
         let mut bench = Bench::recorded(recorded::DISK_512);
         bench.facts.inquiry[0] = device_type;
         bench.facts.identification = identification;
-        bench.read_only = true;
+        bench.write_protected = true;
         if named {
             bench.overlay = Overlay { serial: Some("S".into()), wwn: Some(Naa::locally_assigned(1)) };
         }

@@ -5,7 +5,9 @@
 //! OPERATION CODES, which it makes agree with itself.
 
 use crate::scsi::cdb::Cdb;
-use crate::scsi::command::{Command, Effect, VARIABLE_LENGTH, control_offset, service_action};
+use crate::scsi::command::{
+    Command, Effect, Purpose, VARIABLE_LENGTH, control_offset, service_action,
+};
 use crate::scsi::sense::{Sense, SenseCode};
 
 mod explain;
@@ -99,6 +101,17 @@ impl Policy {
             command.effect == Effect::Medium && rule.is_forwarded()
         };
         self.protects && !Command::of_type(self.device_type).any(writes)
+    }
+
+    /// Whether something is forwarded that initiators fence each other with: reservations, and
+    /// COMPARE AND WRITE.
+    #[must_use]
+    pub fn fences(&self) -> bool {
+        Command::of_type(self.device_type).any(|command| {
+            let rule = self.slot(command.opcode).rule(command.service_action.unwrap_or(0));
+            let tells_only = command.effect == Effect::Nothing;
+            command.purpose == Purpose::Sharing && !tells_only && rule.is_forwarded()
+        })
     }
 
     /// Refuses from now on what `carries` says no to of all that would be forwarded: commands that

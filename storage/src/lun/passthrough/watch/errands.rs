@@ -22,6 +22,19 @@ impl Wanted {
     pub(super) const LIMITS: Wanted = Wanted(1 << 2);
     /// The same, and the initiator is told that the capacity changed.
     pub(super) const CAPACITY: Wanted = Wanted(1 << 3);
+    /// The same, and the initiator, whom the device itself has told that its parameters changed,
+    /// has its driver look at them.
+    pub(super) const HEARD_OF_PARAMETERS: Wanted = Wanted(1 << 6);
+    /// The same of its capacity.
+    pub(super) const HEARD_OF_CAPACITY: Wanted = Wanted(1 << 7);
+    /// All for which the device is examined.
+    pub(super) const ABOUT_IT: Wanted = Wanted(
+        Wanted::REFRESH.0
+            | Wanted::LIMITS.0
+            | Wanted::CAPACITY.0
+            | Wanted::HEARD_OF_PARAMETERS.0
+            | Wanted::HEARD_OF_CAPACITY.0,
+    );
     /// Who is registered, and who holds the reservation?
     pub(super) const RESERVATIONS: Wanted = Wanted(1 << 4);
 

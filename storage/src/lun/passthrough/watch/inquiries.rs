@@ -11,7 +11,6 @@ use std::sync::Arc;
 use log::Level;
 
 use super::errands::Wanted;
-use super::overhear::Overhearing;
 use super::{Connection, Presence, Watch, Watched};
 use crate::host::ScsiHost;
 use crate::lun::passthrough::identity::Unknown;
@@ -31,8 +30,7 @@ pub(super) fn carry_out(unit: &dyn Watched, wanted: Wanted) {
     if wanted.has(Wanted::CHECK) {
         watch.pin.end_check();
     }
-    let about = Wanted::REFRESH.and(Wanted::LIMITS).and(Wanted::CAPACITY);
-    if wanted.has(about) {
+    if wanted.has(Wanted::ABOUT_IT) {
         examine(unit, wanted);
     }
     if wanted.has(Wanted::PATHS) && watch.pin.is_trusted() {
@@ -42,17 +40,6 @@ pub(super) fn carry_out(unit: &dyn Watched, wanted: Wanted) {
         look_at_reservations(unit);
     }
     watch.wake();
-}
-
-/// Asks by way of `host`, and lets the initiator have the unit attentions that this used up.
-fn ask<T>(unit: &dyn Watched, host: &dyn ScsiHost, ask: impl FnOnce(&dyn ScsiHost) -> T) -> T {
-    let host = Overhearing::new(host);
-    let answer = ask(&host);
-    let watch = unit.watch();
-    for code in host.into_heard() {
-        watch.mirror.should_raise(code, watch.clock.now());
-    }
-    answer
 }
 
 /// Finds out who is there.
@@ -71,7 +58,7 @@ fn find_out(unit: &dyn Watched) {
 /// Checks the device that is open; returns whether there is nothing more to ask.
 fn check(unit: &dyn Watched, attempt: usize) -> bool {
     let (watch, host) = (unit.watch(), unit.host());
-    let checked = match ask(unit, host.as_ref(), |host| watch.pin.check(host)) {
+    let checked = match watch.ask(host.as_ref(), |host| watch.pin.check(host)) {
         Ok(checked) => checked,
         Err(Mistaken::Unknown(Unknown::Io(error))) if is_gone(&error) => {
             return miss(unit, attempt, &error);
@@ -183,7 +170,7 @@ fn examine(unit: &dyn Watched, wanted: Wanted) {
     }
     let host = unit.host();
     let refreshed = match watch.pin.is_trusted() {
-        true => ask(unit, host.as_ref(), |host| unit.refresh(host)),
+        true => watch.ask(host.as_ref(), |host| unit.refresh(host)),
         false => Err("is not known to be the right one".into()),
     };
     if let Err(why) = refreshed {
@@ -198,12 +185,21 @@ fn examine(unit: &dyn Watched, wanted: Wanted) {
     if wanted.has(Wanted::CAPACITY) {
         watch.mirror.should_raise(SenseCode::CAPACITY_DATA_HAS_CHANGED, now);
     }
+    let Some(events) = unit.events() else { return };
+    for (heard, code) in [
+        (Wanted::HEARD_OF_PARAMETERS, SenseCode::MODE_PARAMETERS_CHANGED),
+        (Wanted::HEARD_OF_CAPACITY, SenseCode::CAPACITY_DATA_HAS_CHANGED),
+    ] {
+        if wanted.has(heard) {
+            events.parameters_changed(code);
+        }
+    }
 }
 
 fn look_at_reservations(unit: &dyn Watched) {
     let (watch, host) = (unit.watch(), unit.host());
     let Some(reservations) = &watch.reservations else { return };
-    match ask(unit, host.as_ref(), |host| reservations.poll(host)) {
+    match watch.ask(host.as_ref(), |host| reservations.poll(host)) {
         Ok(changes) => {
             let now = watch.clock.now();
             changes.into_iter().for_each(|code| watch.mirror.should_raise(code, now));
@@ -242,7 +238,7 @@ fn show(unit: &dyn Watched, presence: &mut Presence) {
         if let Some(events) = unit.events() {
             let (code, watch) = (SenseCode::POWER_ON_OCCURRED, unit.watch());
             // The host has met the device's own, and tells of it.
-            watch.mirror.note_device_attention(code, watch.clock.now());
+            watch.mirror.claim(code, watch.clock.now());
             events.attention(code);
         }
         presence.tell(unit);

@@ -42,6 +42,7 @@ pub use clock::Clock;
 pub use watcher::Watcher;
 
 use errands::{Errands, Wanted};
+use overhear::Overhearing;
 
 /// A logical unit, as far as its watch sees it.
 pub trait Watched: fmt::Debug + Send + Sync {
@@ -161,8 +162,27 @@ impl Watch {
 
     /// The initiator has been given this unit attention of the device's own.
     pub fn device_attention(&self, code: SenseCode) {
-        self.mirror.note_device_attention(code, self.clock.now());
-        self.consider(code);
+        let is_news = self.mirror.claim(code, self.clock.now());
+        // Its driver, which looks because of an event alone, gets that once the device has been
+        // examined, so that it is told what is so from now on.
+        let event = event_of(code).filter(|_| is_news);
+        let heard = match event {
+            Some(SenseCode::CAPACITY_DATA_HAS_CHANGED) => Wanted::HEARD_OF_CAPACITY,
+            Some(_) => Wanted::HEARD_OF_PARAMETERS,
+            None => Wanted::default(),
+        };
+        self.consider(code, heard);
+    }
+
+    /// Asks by way of `host`, and lets the initiator have the unit attentions that this used up.
+    pub(super) fn ask<T>(&self, host: &dyn ScsiHost, ask: impl FnOnce(&dyn ScsiHost) -> T) -> T {
+        let host = Overhearing::new(host);
+        let answer = ask(&host);
+        for code in host.into_heard() {
+            self.mirror.should_raise(code, self.clock.now());
+        }
+        self.wake();
+        answer
     }
 
     /// Commands were ended by a reset: the initiator hears of it at once, unless it just has from
@@ -204,13 +224,14 @@ impl Watch {
         self.reservation_conflict();
     }
 
-    /// What a unit attention says, whoever was given it, that is to be looked into.
-    fn consider(&self, code: SenseCode) {
+    /// What a unit attention says, whoever was given it, that is to be looked into; `heard` is
+    /// wanted then as well.
+    fn consider(&self, code: SenseCode, heard: Wanted) {
         if may_be_another(code) {
             self.pin.suspect();
         }
         if may_say_something_else(code) {
-            self.want(Wanted::REFRESH);
+            self.want(Wanted::REFRESH.and(heard));
         }
     }
 
@@ -277,14 +298,21 @@ fn may_say_something_else(code: SenseCode) -> bool {
     )
 }
 
-/// Tells the initiator of `code`, by an event as well where its driver acts on that: Linux reads
-/// everything anew for 2A/00, 2A/01 and 2A/09 alone (`virtscsi_handle_param_change`).
+/// Tells the initiator of `code`, by an event as well where its driver acts on that.
 fn announce(unit: &dyn Watched, code: SenseCode) {
     let Some(events) = unit.events() else { return };
     events.attention(code);
+    if let Some(code) = event_of(code) {
+        events.parameters_changed(code);
+    }
+}
+
+/// Of what an initiator's driver is to hear by an event besides the unit attention `code`: Linux
+/// reads everything anew for 2A/00, 2A/01 and 2A/09 alone (`virtscsi_handle_param_change`).
+fn event_of(code: SenseCode) -> Option<SenseCode> {
     match (code.asc, code.ascq) {
-        (0x2a, 0x00 | 0x01 | 0x09) => events.parameters_changed(code),
-        (0x3f, 0x03) => events.parameters_changed(SenseCode::MODE_PARAMETERS_CHANGED),
-        _ => {}
+        (0x2a, 0x00 | 0x01 | 0x09) => Some(code),
+        (0x3f, 0x03) => Some(SenseCode::MODE_PARAMETERS_CHANGED),
+        _ => None,
     }
 }

@@ -492,6 +492,17 @@ fn one_change_that_shows_in_many_ways_is_told_once() {
 }
 
 #[test]
+fn a_queue_depth_that_the_host_regulates_is_nothing_to_tell() {
+    let rig = Rig::new();
+    for depth in [7, 8, 9] {
+        rig.host.device().limits.queue_depth = depth;
+        rig.pass(ROUND);
+        rig.pass(SECOND);
+    }
+    assert_eq!((rig.told(), rig.unit.refreshed.load(Ordering::SeqCst)), (vec![], 0));
+}
+
+#[test]
 fn changed_limits_are_taken_in_and_told() {
     let rig = Rig::new();
     rig.host.device().limits.max_bytes = 64 << 10;
@@ -503,7 +514,7 @@ fn changed_limits_are_taken_in_and_told() {
     rig.pass(SECOND);
     assert_eq!(rig.told(), [Attention(0x3f, 0x03), Changed(0x2a, 0x01)]);
     assert_eq!(rig.unit.limits.lock().unwrap().max_bytes, 64 << 10);
-    rig.host.device().limits.queue_depth = 1;
+    rig.host.device().limits.max_segments = 1;
     rig.pass(ROUND);
     rig.pass(SECOND);
     assert_eq!(rig.told(), [Attention(0x3f, 0x03), Changed(0x2a, 0x01)]);
@@ -540,13 +551,37 @@ fn what_the_host_was_told_reaches_the_initiator() {
     assert_eq!(rig.told(), [], "somebody else's");
 }
 
+/// A driver that gets a unit attention from the device looks at nothing because of it.
+#[test]
+fn what_the_device_told_itself_has_the_driver_look_once_it_has_been_examined() {
+    let rig = Rig::new();
+    for (code, event) in [
+        (SenseCode::CAPACITY_DATA_HAS_CHANGED, Changed(0x2a, 0x09)),
+        (SenseCode::MODE_PARAMETERS_CHANGED, Changed(0x2a, 0x01)),
+        (SenseCode::INQUIRY_DATA_HAS_CHANGED, Changed(0x2a, 0x01)),
+    ] {
+        let (outcome, hold) = Outcome::stuck();
+        rig.host.on(0x00, outcome);
+        rig.unit.watch.device_attention(code);
+        hold.wait_for_arrival();
+        assert_eq!(rig.told(), [], "what it says is not known yet");
+        rig.unit.watch.device_attention(code);
+        hold.release();
+        rig.pass(ROUND);
+        assert_eq!(rig.told(), [event]);
+    }
+    rig.unit.watch.device_attention(SenseCode::NOT_READY_TO_READY_CHANGE);
+    rig.pass(ROUND);
+    assert_eq!(rig.told(), []);
+}
+
 #[test]
 fn what_the_device_told_itself_is_not_told_again() {
     let rig = Rig::new();
     rig.unit.watch.device_attention(SenseCode::CAPACITY_DATA_HAS_CHANGED);
     rig.event("change", "scsi", "", "SDEV_UA=CAPACITY_DATA_HAS_CHANGED");
     rig.pass(2 * SECOND);
-    assert_eq!(rig.told(), []);
+    assert_eq!(rig.told(), [Changed(0x2a, 0x09)]);
     rig.event("change", "scsi", "", "SDEV_UA=POWER_ON_RESET_OCCURRED");
     rig.unit.watch.device_attention(SenseCode::BUS_DEVICE_RESET_FUNCTION_OCCURRED);
     rig.pass(2 * SECOND);

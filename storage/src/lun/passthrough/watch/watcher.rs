@@ -18,6 +18,7 @@ use super::errands::Wanted;
 use super::inquiries;
 use super::notice::Notice;
 use super::{Registration, Watch, Watched, announce};
+use crate::host::HostLimits;
 use crate::host::sysfs::Hctl;
 use crate::host::uevent::{Event, Uevent, Uevents};
 use crate::lun::passthrough::presence::Sight;
@@ -237,7 +238,7 @@ impl Entry {
             }
             Notice::Attention(code) if is_own || is_node => {
                 watch.mirror.should_raise(code, now);
-                watch.consider(code);
+                watch.consider(code, Wanted::default());
                 self.look_by(now);
             }
             Notice::Attention(SenseCode::REPORTED_LUNS_DATA_HAS_CHANGED)
@@ -321,7 +322,9 @@ impl Watch {
     fn changes(&self, unit: &dyn Watched, sight: Sight) -> Wanted {
         let Sight::Running(sectors) = sight else { return Wanted::default() };
         let mut wanted = Wanted::default();
-        if unit.host().limits().is_ok_and(|limits| limits != unit.limits()) {
+        // The host regulates the depth of its queue by itself; no initiator is told of that.
+        let told = |limits: HostLimits| HostLimits { queue_depth: 0, ..limits };
+        if unit.host().limits().is_ok_and(|limits| told(limits) != told(unit.limits())) {
             wanted = wanted.and(Wanted::LIMITS);
         }
         if let Some(now) = sectors
