@@ -59,7 +59,7 @@ impl<'a> Probe<'a> {
     fn send(&mut self, cdb: &[u8], len: usize) -> Result<End, ExamineError> {
         let (completion, bytes) = whole::receive(self.host, cdb, len, TIMEOUT)?;
         match completion.host_status {
-            HostStatus::OK => Ok(self.judge(&completion, bytes)),
+            HostStatus::OK => Ok(Self::judge(&completion, bytes)),
             HostStatus::BUS_BUSY
             | HostStatus::PARITY
             | HostStatus::RESET
@@ -71,7 +71,7 @@ impl<'a> Probe<'a> {
         }
     }
 
-    fn judge(&mut self, completion: &Completion, bytes: Vec<u8>) -> End {
+    fn judge(completion: &Completion, bytes: Vec<u8>) -> End {
         const BECOMING_READY: (u8, u8) = (0x04, 0x01);
         match completion.status {
             Status::GOOD => return End::Data(bytes),
