@@ -6,6 +6,7 @@ use storage::host::ScsiHost;
 use storage::lun::passthrough::facts::{ExamineError, Facts};
 use storage::lun::passthrough::fixup::has_block_limits;
 use storage::lun::passthrough::view::View;
+use storage::lun::passthrough::watch::overhear::Overhearing;
 use storage::lun::spec::PassthroughSpec;
 
 use super::commands::{self, Senders};
@@ -29,12 +30,15 @@ pub(super) struct Subject<'a> {
 /// When it does not even answer INQUIRY, or the host does not say what it can carry.
 pub(super) fn report(subject: Subject<'_>) -> Result<Report, ExamineError> {
     let Subject { spec, host, mut device, senders, mut missing } = subject;
+    let overhearing = Overhearing::new(host);
+    let host: &dyn ScsiHost = &overhearing;
     let view = View::of(spec, host)?;
     let facts = &view.facts;
     let pages = pages::read(host, &view.context(spec));
     let policy = commands::policy(spec, &view, &senders);
-    device.attentions = facts.attentions.iter().copied().map(ask::shown).collect();
     missing.extend(missing::of(spec, facts, &policy));
+    let reservations = reservations::look(host);
+    device.attentions = overhearing.into_heard().into_iter().map(ask::shown).collect();
     Ok(Report {
         format: 1,
         path: printable(&spec.path.to_string_lossy()),
@@ -43,7 +47,7 @@ pub(super) fn report(subject: Subject<'_>) -> Result<Report, ExamineError> {
         limits: limits::told(&view.host, &view.limits, block_limits(facts, &pages)),
         pages,
         policy,
-        reservations: reservations::look(host),
+        reservations,
         missing,
     })
 }

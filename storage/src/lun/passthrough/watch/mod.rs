@@ -33,7 +33,7 @@ mod clock;
 mod errands;
 mod inquiries;
 mod notice;
-mod overhear;
+pub mod overhear;
 #[cfg(test)]
 mod tests;
 mod watcher;

@@ -10,17 +10,21 @@ use crate::scsi::status::Status;
 
 /// A way to a device that remembers the unit attentions that came by it.
 #[derive(Debug)]
-pub(super) struct Overhearing<'a> {
+pub struct Overhearing<'a> {
     host: &'a dyn ScsiHost,
     heard: Mutex<Vec<SenseCode>>,
 }
 
 impl<'a> Overhearing<'a> {
-    pub(super) fn new(host: &'a dyn ScsiHost) -> Overhearing<'a> {
+    /// The way `host`.
+    #[must_use]
+    pub fn new(host: &'a dyn ScsiHost) -> Overhearing<'a> {
         Overhearing { host, heard: Mutex::default() }
     }
 
-    pub(super) fn into_heard(self) -> Vec<SenseCode> {
+    /// The unit attentions that came, in their order.
+    #[must_use]
+    pub fn into_heard(self) -> Vec<SenseCode> {
         self.heard.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 }
