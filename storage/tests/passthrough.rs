@@ -250,6 +250,14 @@ fn a_time_limit_of_the_users_does_not_shorten_what_takes_long() {
     const REWIND: &[u8] = &[1, 0, 0, 0, 0, 0];
     bench.response(REWIND, 0);
     assert!(bench.host.take_sent().pop().unwrap().timeout > Duration::from_secs(600));
+    // WRITE SAME from block 0 to the end of the medium, and UNMAP.
+    let mut bench = Bench::new(FakeDevice::default(), &spec);
+    let write_same = [0x93, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let unmap = [0x42, 0, 0, 0, 0, 0, 0, 0, 8, 0];
+    for (cdb, len) in [(&write_same[..], 512), (&unmap, 8)] {
+        bench.run(cdb, &vec![0; len], 0);
+        assert!(bench.host.take_sent().pop().unwrap().timeout > Duration::from_secs(600));
+    }
 }
 
 #[test]

@@ -1,14 +1,12 @@
 //! A node of a SCSI device that somebody else has opened and lent: nothing of it is taken, and its
 //! open file stays as it is.
-#![expect(unsafe_code, reason = "segments of data are lent to the kernel")]
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 
-use super::sys::{self, Command, Direction};
-use super::{Completion, Data, HostLimits, HostStatus, Request, ScsiHost};
-use crate::scsi::status::Status;
+use super::sys::{self, Command};
+use super::{Completion, HostLimits, Request, ScsiHost};
 
 /// A node that was lent.
 #[derive(Debug)]
@@ -35,21 +33,7 @@ impl ScsiHost for LentDevice {
     /// Memory that the device does not fill comes back with anything in it: only what the residual
     /// leaves is the device's.
     fn execute(&self, request: Request<'_>) -> io::Result<Completion> {
-        let (direction, segments) = match &request.data {
-            Data::None => (Direction::None, &[][..]),
-            Data::In(data) => (Direction::In, data.iovecs()),
-            Data::Out(data) => (Direction::Out, data.iovecs()),
-        };
-        // SAFETY: the segments are those of a `DataBuf`, which is borrowed until the command has
-        // ended, and writable where data comes in.
-        let command = unsafe { Command::new(request.cdb, direction, segments, request.timeout) }?;
-        let ended = command.sg_io_alone(&self.file)?;
-        Ok(Completion {
-            status: Status(ended.status),
-            sense: ended.sense,
-            resid: ended.resid,
-            host_status: HostStatus(ended.host_status),
-        })
+        Command::of(&request)?.sg_io_alone(&self.file).map(Completion::from)
     }
 
     /// Whoever lends it knows.

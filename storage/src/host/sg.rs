@@ -9,24 +9,20 @@
 //! status qualifier. CDBs of up to 32 bytes go through both, as far as the host's adapter takes
 //! them; the host status is ABORT where it does not. A multipath map without a path holds whoever
 //! sends, if it is set to queue (`queue_if_no_path`).
-#![expect(unsafe_code, reason = "segments of data are lent to the kernel")]
 
 use std::io;
-use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-
-use libc::iovec;
+use std::time::Duration;
 
 use super::open::{self, Device, OpenError, Opened, Options};
-use super::sys::{self, Command, Direction, Ended, NotSent};
+use super::sys::{self, Command, NotSent};
 use super::sysfs::{BlockNode, Hctl, Ports, ScsiDevice};
-use super::{Completion, Data, HostLimits, HostStatus, Request, ScsiHost};
+use super::{Completion, Data, HostLimits, Request, ScsiHost};
 use super::{filter, in_use, privilege};
 use crate::backend::lock;
-use crate::buffer::DataBuf;
-use crate::scsi::status::Status;
+use crate::buffer::{DataBuf, lend};
 
 /// A SCSI device of the host, taken until it is dropped.
 #[derive(Debug)]
@@ -71,31 +67,21 @@ impl SgDevice {
         self.opened.block.is_none()
     }
 
-    fn send(
-        &self,
-        request: &Request<'_>,
-        direction: Direction,
-        segments: &[iovec],
-    ) -> io::Result<Ended> {
-        let make = || {
-            // SAFETY: the segments are those of a `DataBuf`, or of a buffer of ours; both are
-            // borrowed until the command has ended, and writable where data comes in.
-            unsafe { Command::new(request.cdb, direction, segments, request.timeout) }
-        };
-        let command = make()?;
+    fn send(&self, request: &Request<'_>) -> io::Result<Completion> {
+        let command = Command::of(request)?;
         let file = &self.opened.file;
         if !self.is_sg() {
-            return command.sg_io(file);
+            return command.sg_io(file).map(Completion::from);
         }
         if !self.writable() {
-            return command.sg_io_alone(file);
+            return command.sg_io_alone(file).map(Completion::from);
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         match command.write_and_read(file, number) {
-            Ok(ended) => Ok(ended),
+            Ok(ended) => Ok(ended.into()),
             // Whoever has other credentials than who opened the node may not write to it.
             Err(NotSent::Refused(error)) if error.raw_os_error() == Some(libc::EPERM) => {
-                make()?.sg_io_alone(file)
+                Command::of(request)?.sg_io_alone(file).map(Completion::from)
             }
             Err(NotSent::Refused(error) | NotSent::Lost(error)) => Err(error),
         }
@@ -103,20 +89,31 @@ impl SgDevice {
 
     /// Receives by a buffer of ours, and hands on what came alone: an sg node fills all of the
     /// segments, with whatever was in the kernel's memory where the device sent nothing.
-    fn receive_gathered(&self, request: &Request<'_>, data: &mut DataBuf) -> io::Result<Ended> {
+    fn receive_gathered(
+        &self,
+        cdb: &[u8],
+        data: &mut DataBuf,
+        timeout: Duration,
+    ) -> io::Result<Completion> {
         let mut bytes = self.buffer(data.len())?;
-        let ended = self.send(request, Direction::In, &[segment(&mut bytes)])?;
-        let missing = usize::try_from(ended.resid).unwrap_or(0);
+        let completion =
+            lend(&mut bytes, |buf| self.send(&Request { cdb, data: Data::In(buf), timeout }))?;
+        let missing = usize::try_from(completion.resid).unwrap_or(0);
         let moved = bytes.len().saturating_sub(missing);
         data.write(bytes.get(..moved).unwrap_or_default());
-        Ok(ended)
+        Ok(completion)
     }
 
     /// Sends more segments than a call takes, by a buffer of ours.
-    fn transmit_gathered(&self, request: &Request<'_>, data: &DataBuf) -> io::Result<Ended> {
+    fn transmit_gathered(
+        &self,
+        cdb: &[u8],
+        data: &DataBuf,
+        timeout: Duration,
+    ) -> io::Result<Completion> {
         let mut bytes = self.buffer(data.len())?;
         data.read(&mut bytes);
-        self.send(request, Direction::Out, &[segment(&mut bytes)])
+        lend(&mut bytes, |buf| self.send(&Request { cdb, data: Data::Out(buf), timeout }))
     }
 
     /// Memory of our own, no more than goes in one command: EIO for more, as of the kernel.
@@ -133,10 +130,6 @@ impl SgDevice {
         bytes.resize(len, 0);
         Ok(bytes)
     }
-}
-
-fn segment(bytes: &mut [u8]) -> iovec {
-    iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() }
 }
 
 impl SgDevice {
@@ -237,25 +230,15 @@ impl SgDevice {
 }
 
 impl ScsiHost for SgDevice {
-    fn execute(&self, mut request: Request<'_>) -> io::Result<Completion> {
-        let data = mem::replace(&mut request.data, Data::None);
-        let ended = match data {
-            Data::None => self.send(&request, Direction::None, &[]),
-            Data::In(data) if self.is_sg() || data.iovecs().len() > sys::MAX_SEGMENTS => {
-                self.receive_gathered(&request, data)
+    fn execute(&self, Request { cdb, data, timeout }: Request<'_>) -> io::Result<Completion> {
+        let many = |data: &DataBuf| data.iovecs().len() > sys::MAX_SEGMENTS;
+        match data {
+            Data::In(data) if self.is_sg() || many(data) => {
+                self.receive_gathered(cdb, data, timeout)
             }
-            Data::In(data) => self.send(&request, Direction::In, data.iovecs()),
-            Data::Out(data) if data.iovecs().len() > sys::MAX_SEGMENTS => {
-                self.transmit_gathered(&request, data)
-            }
-            Data::Out(data) => self.send(&request, Direction::Out, data.iovecs()),
-        }?;
-        Ok(Completion {
-            status: Status(ended.status),
-            sense: ended.sense,
-            resid: ended.resid,
-            host_status: HostStatus(ended.host_status),
-        })
+            Data::Out(data) if many(data) => self.transmit_gathered(cdb, data, timeout),
+            data => self.send(&Request { cdb, data, timeout }),
+        }
     }
 
     fn carries(&self, cdb: &[u8]) -> bool {

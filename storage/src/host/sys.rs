@@ -14,6 +14,9 @@ use std::time::Duration;
 
 use libc::{c_int, c_uchar, c_uint, c_ushort, c_void, iovec};
 
+use super::{Completion, Data, HostStatus, Request};
+use crate::scsi::status::Status;
+
 /// Segments of data that one call takes (`UIO_MAXIOV` of the kernel).
 pub(super) const MAX_SEGMENTS: usize = 1024;
 /// Bytes of the longest CDB that every supported kernel carries (`struct scsi_cmnd`).
@@ -85,7 +88,7 @@ struct RequestInfo {
 
 /// Which way data goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Direction {
+enum Direction {
     None,
     In,
     Out,
@@ -102,10 +105,10 @@ pub(super) struct Command<'a> {
 /// What became of a command that the kernel's SCSI layer has taken.
 #[derive(Debug)]
 pub(super) struct Ended {
-    pub(super) status: u8,
-    pub(super) host_status: u16,
-    pub(super) resid: i32,
-    pub(super) sense: Vec<u8>,
+    status: u8,
+    host_status: u16,
+    resid: i32,
+    sense: Vec<u8>,
 }
 
 fn errno(number: c_int) -> io::Error {
@@ -118,15 +121,37 @@ fn milliseconds(timeout: Duration) -> c_uint {
     c_uint::try_from(whole).unwrap_or(c_uint::MAX)
 }
 
+impl From<Ended> for Completion {
+    fn from(Ended { status, host_status, resid, sense }: Ended) -> Completion {
+        let (status, host_status) = (Status(status), HostStatus(host_status));
+        Completion { status, sense, resid, host_status }
+    }
+}
+
 impl<'a> Command<'a> {
+    /// The command of `request`.
+    ///
     /// # Errors
     /// EMSGSIZE where the CDB has a length that no kernel carries, EIO where the data has, EINVAL
     /// where it has more than [`MAX_SEGMENTS`] segments.
+    pub(super) fn of(request: &'a Request<'_>) -> io::Result<Command<'a>> {
+        let (direction, segments) = match &request.data {
+            Data::None => (Direction::None, &[][..]),
+            Data::In(data) => (Direction::In, data.iovecs()),
+            Data::Out(data) => (Direction::Out, data.iovecs()),
+        };
+        // SAFETY: the segments are those of a `DataBuf`, which is borrowed as long as the command
+        // lives, and writable where data comes in.
+        unsafe { Command::new(request.cdb, direction, segments, request.timeout) }
+    }
+
+    /// # Errors
+    /// See [`Command::of`].
     ///
     /// # Safety
     /// The memory of the segments stays mapped, and writable where data comes in, as long as the
     /// command lives.
-    pub(super) unsafe fn new(
+    unsafe fn new(
         cdb: &'a [u8],
         direction: Direction,
         segments: &'a [iovec],

@@ -8,8 +8,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::buffer::lend;
-use crate::host::{Data, HostStatus, Request, ScsiHost};
+use crate::host::{HostStatus, ScsiHost, whole};
 use crate::scsi::designator::{self, Association, Designator, Kind};
 use crate::scsi::sense::{SenseCode, SenseKey};
 use crate::scsi::status::Status;
@@ -172,18 +171,13 @@ fn inquiry(host: &dyn ScsiHost, page: Option<u8>, len: u16) -> Result<Option<Vec
     let cdb = [0x12, u8::from(page.is_some()), page.unwrap_or(0), high, low, 0];
     let mut last = Status::GOOD;
     for _ in 0..ATTEMPTS {
-        let mut data = vec![0; usize::from(len)];
-        let end = lend(&mut data, |buf| {
-            host.execute(Request { cdb: &cdb, data: Data::In(buf), timeout: TIMEOUT })
-        })?;
+        let (end, data) = whole::receive(host, &cdb, len.into(), TIMEOUT)?;
         if end.host_status != HostStatus::OK {
             return Err(Unknown::Host(end.host_status));
         }
         let code = SenseCode::of(&end.sense).unwrap_or(SenseCode::NO_SENSE);
         match (end.status, code.key) {
             (Status::GOOD, _) => {
-                let left = usize::try_from(end.resid).unwrap_or(0);
-                data.truncate(data.len().saturating_sub(left));
                 return if is_connected(&data) { Ok(Some(data)) } else { Err(Unknown::Nothing) };
             }
             (Status::CHECK_CONDITION, SenseKey::UNIT_ATTENTION) => last = end.status,

@@ -16,8 +16,7 @@ use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::buffer::lend;
-use crate::host::{Data, HostStatus, Request, ScsiHost};
+use crate::host::{HostStatus, ScsiHost, whole};
 use crate::scsi::cdb::Cdb;
 use crate::scsi::sense::{SenseCode, SenseKey};
 use crate::scsi::status::Status;
@@ -251,18 +250,11 @@ fn read(host: &dyn ScsiHost, action: u8, len: u16) -> io::Result<Vec<u8>> {
     let [high, low] = len.to_be_bytes();
     let cdb = [0x5e, action, 0, 0, 0, 0, 0, high, low, 0];
     for _ in 0..ATTEMPTS {
-        let mut data = vec![0; usize::from(len)];
-        let end = lend(&mut data, |buf| {
-            host.execute(Request { cdb: &cdb, data: Data::In(buf), timeout: TIMEOUT })
-        })?;
+        let (end, data) = whole::receive(host, &cdb, len.into(), TIMEOUT)?;
         let is_attention =
             SenseCode::of(&end.sense).is_some_and(|it| it.key == SenseKey::UNIT_ATTENTION);
         match (end.host_status, end.status) {
-            (HostStatus::OK, Status::GOOD) => {
-                let left = usize::try_from(end.resid).unwrap_or(0);
-                data.truncate(data.len().saturating_sub(left));
-                return Ok(data);
-            }
+            (HostStatus::OK, Status::GOOD) => return Ok(data),
             (HostStatus::OK, Status::CHECK_CONDITION) if is_attention => {}
             (host, status) => {
                 let why = format!("status {:#04x}, host status {:#04x}", status.0, host.0);

@@ -60,7 +60,7 @@ pub enum ExamineError {
 /// # Errors
 /// When its INQUIRY data cannot be had, or the way to it breaks.
 pub fn examine(host: &dyn ScsiHost) -> Result<Facts, ExamineError> {
-    let mut probe = Probe::new(host);
+    let probe = Probe::new(host);
     let mut facts = Facts { inquiry: probe.inquiry()?, ..Facts::default() };
     if facts.qualifier() != 0 {
         return Err(ExamineError::NoLogicalUnit(facts.qualifier()));
@@ -69,10 +69,10 @@ pub fn examine(host: &dyn ScsiHost) -> Result<Facts, ExamineError> {
     facts.serial = probe.page(&facts, PageCode::UNIT_SERIAL_NUMBER)?.and_then(|page| text(&page));
     facts.identification = probe.page(&facts, PageCode::DEVICE_IDENTIFICATION)?;
     facts.block_limits = probe.page(&facts, PageCode::BLOCK_LIMITS)?;
-    facts.medium = medium::read(&mut probe, &facts)?;
+    facts.medium = medium::read(&probe, &facts)?;
     // Whoever cannot answer these is usable nevertheless, even if it had to be reset.
     facts.descriptor_sense = probe.control_page().is_ok_and(|it| mode::descriptor_sense(&it));
-    facts.commands = commands::read(&mut probe, &facts).unwrap_or(None);
+    facts.commands = commands::read(&probe, &facts).unwrap_or(None);
     Ok(facts)
 }
 

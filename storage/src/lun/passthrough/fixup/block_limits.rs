@@ -3,7 +3,11 @@
 //! The device's own values stay where they are lower. Of the fields in which 0 means that there is
 //! no limit, the maximum transfer length alone gets one; elsewhere 0 means that a command is not
 //! supported, or that nothing is recommended, and stays. MAXIMUM UNMAP LBA COUNT and MAXIMUM WRITE
-//! SAME LENGTH stay too, since these commands carry the same few bytes for any number of blocks.
+//! SAME LENGTH stay too, since these commands carry the same few bytes for any number of blocks,
+//! and their time-out is that of commands that go through much of the medium.
+//!
+//! The limits of the Third-party Copy page (8Fh) stay: they count bytes of parameter lists. One
+//! that is longer than the host carries is refused, with the pointer at PARAMETER LIST LENGTH.
 
 use super::{Context, Limits, page};
 use crate::scsi::vpd::PageCode;
