@@ -3,7 +3,7 @@
 //! one's own, such as the nested rig: `scripts/nested target/debug/deps/lio-*`.
 #![expect(unsafe_code, reason = "credentials of a thread, and buffers that are lent")]
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -15,8 +15,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use storage::host::broker::Broker;
-use storage::host::privileged::{Direct, Privileged};
-use storage::host::{Completion, HostLimits, Request, ScsiHost, lent::LentDevice, whole};
+use storage::host::sg::SgDevice;
+use storage::host::{Completion, Options, ScsiHost, whole};
 use storage::lun;
 use storage::lun::passthrough::device::Device;
 use storage::lun::spec::{LunSpec, PassthroughSpec};
@@ -86,54 +86,12 @@ fn as_nobody<T: Send>(then: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// A node that is open already.
-#[derive(Debug)]
-struct Node {
-    file: File,
-    device: LentDevice,
-}
-
-impl Node {
-    fn open(path: &Path) -> Node {
-        let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
-        let device = LentDevice::new(file.try_clone().unwrap()).unwrap();
-        Node { file, device }
-    }
-}
-
-impl AsFd for Node {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-}
-
-impl ScsiHost for Node {
-    fn carries(&self, cdb: &[u8]) -> bool {
-        self.kernel_allows(cdb)
-    }
-
-    fn execute(&self, request: Request<'_>) -> io::Result<Completion> {
-        self.device.execute(request)
-    }
-
-    fn reset_logical_unit(&self) -> io::Result<()> {
-        self.device.reset_logical_unit()
-    }
-
-    fn limits(&self) -> io::Result<HostLimits> {
-        self.device.limits()
-    }
-}
-
-impl Direct for Node {
-    fn kernel_allows(&self, cdb: &[u8]) -> bool {
-        storage::host::filter::kernel_allows(cdb, true) || storage::host::privilege::has_rawio()
-    }
-}
-
-fn host(node: &Path, socket: Option<&Path>) -> Privileged {
-    let broker = socket.map(|socket| Arc::new(Broker::new(socket)));
-    Privileged::new(Arc::new(Node::open(node)), broker)
+/// The way to a device as a logical unit has it, with a broker at `socket`.
+fn host(node: &Path, socket: Option<&Path>) -> Arc<dyn ScsiHost> {
+    let broker = socket.map(Path::to_owned);
+    let spec =
+        PassthroughSpec { broker, shared_nexus: true, force: true, ..PassthroughSpec::new(node) };
+    Device::open(&spec, node).unwrap().host
 }
 
 /// The rig: two nexuses to one logical unit, and one of another.
@@ -168,8 +126,8 @@ fn rig() -> Option<Rig> {
 impl Rig {
     /// The name of a logical unit.
     fn name(&self, at: usize) -> String {
-        let node = Node::open(&self.nodes[at]);
-        let (_, page) = whole::receive(&node, &[0x12, 1, 0x83, 1, 0, 0], 256, TIMEOUT).unwrap();
+        let node = host(&self.nodes[at], None);
+        let (_, page) = whole::receive(&*node, &[0x12, 1, 0x83, 1, 0, 0], 256, TIMEOUT).unwrap();
         let mut names = designator::in_page(&page).into_iter();
         let name = names.find(|(association, name)| {
             *association == Association::LogicalUnit && name.to_string().starts_with("naa.6")
@@ -224,26 +182,27 @@ fn report(host: &dyn ScsiHost, action: u8, len: u16) -> Vec<u8> {
 fn two_nexuses_reserve(rig: &Rig, socket: &Path) {
     as_nobody(|| {
         let [a, b] = [0, 1].map(|at| host(&rig.nodes[at], Some(socket)));
-        assert!(a.can(&[0x5e, 0]) && a.can(&[0x5f, 0]));
-        assert_eq!(out(&a, 0, 0, 0, 0xa1).unwrap().status, Status::GOOD);
-        assert_eq!(out(&b, 6, 0, 0, 0xb1).unwrap().status, Status::GOOD);
-        let keys = report(&a, 0, 4096);
+        let [a, b] = [&*a, &*b];
+        assert!(a.carries(&[0x5e, 0]) && a.carries(&[0x5f, 0]));
+        assert_eq!(out(a, 0, 0, 0, 0xa1).unwrap().status, Status::GOOD);
+        assert_eq!(out(b, 6, 0, 0, 0xb1).unwrap().status, Status::GOOD);
+        let keys = report(a, 0, 4096);
         assert_eq!(keys.len(), 24);
         assert!(keys[8..].chunks(8).any(|key| key == 0xb1_u64.to_be_bytes()));
-        assert_eq!(report(&a, 0, 12), keys[..12], "cut to the allocation length");
+        assert_eq!(report(a, 0, 12), keys[..12], "cut to the allocation length");
         // It does not take 0; the broker does, and tells what it says.
-        let nothing = whole::receive(&a, &[0x5e, 0, 0, 0, 0, 0, 0, 0, 0, 0], 0, TIMEOUT).unwrap().0;
+        let nothing = whole::receive(a, &[0x5e, 0, 0, 0, 0, 0, 0, 0, 0, 0], 0, TIMEOUT).unwrap().0;
         assert_eq!(nothing.sense.get(12), Some(&0x24), "{nothing:x?}");
-        assert_eq!(out(&a, 1, 5, 0xa1, 0).unwrap().status, Status::GOOD);
-        assert_eq!(out(&b, 1, 5, 0xb1, 0).unwrap().status, Status::RESERVATION_CONFLICT);
-        assert_eq!(report(&b, 1, 24)[8..16], 0xa1_u64.to_be_bytes());
-        assert!(report(&b, 3, 8192).len() > 8 + 2 * 24, "READ FULL STATUS comes whole");
-        assert_eq!(out(&b, 4, 5, 0xb1, 0xa1).unwrap().status, Status::GOOD);
-        assert_eq!(out(&a, 1, 5, 0xa1, 0).unwrap().status, Status::RESERVATION_CONFLICT);
-        assert_eq!(out(&b, 3, 0, 0xb1, 0).unwrap().status, Status::GOOD);
-        assert_eq!(report(&b, 0, 4096).len(), 8);
+        assert_eq!(out(a, 1, 5, 0xa1, 0).unwrap().status, Status::GOOD);
+        assert_eq!(out(b, 1, 5, 0xb1, 0).unwrap().status, Status::RESERVATION_CONFLICT);
+        assert_eq!(report(b, 1, 24)[8..16], 0xa1_u64.to_be_bytes());
+        assert!(report(b, 3, 8192).len() > 8 + 2 * 24, "READ FULL STATUS comes whole");
+        assert_eq!(out(b, 4, 5, 0xb1, 0xa1).unwrap().status, Status::GOOD);
+        assert_eq!(out(a, 1, 5, 0xa1, 0).unwrap().status, Status::RESERVATION_CONFLICT);
+        assert_eq!(out(b, 3, 0, 0xb1, 0).unwrap().status, Status::GOOD);
+        assert_eq!(report(b, 0, 4096).len(), 8);
         // What the device says comes whole: PARAMETER LIST LENGTH ERROR.
-        let wrong = whole::send(&a, &[0x5f, 0, 0, 0, 0, 0, 0, 0, 8, 0], &[0; 8], TIMEOUT).unwrap();
+        let wrong = whole::send(a, &[0x5f, 0, 0, 0, 0, 0, 0, 0, 8, 0], &[0; 8], TIMEOUT).unwrap();
         assert_eq!(wrong.sense.get(12), Some(&0x1a), "{wrong:x?}");
     });
 }
@@ -262,9 +221,9 @@ fn unprivileged_clients_reserve() {
 fn the_kernel_alone_refuses(rig: &Rig) {
     as_nobody(|| {
         let host = host(&rig.nodes[0], None);
-        let error = out(&host, 0, 0, 0, 0xa1).unwrap_err();
+        let error = out(&*host, 0, 0, 0, 0xa1).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EPERM));
-        assert!(!host.can(&[0x5e, 0]));
+        assert!(!host.carries(&[0x5e, 0]));
         assert_eq!(host.reset_logical_unit().unwrap_err().kind(), ErrorKind::PermissionDenied);
     });
 }
@@ -285,9 +244,9 @@ fn by_the_broker(rig: &Rig) {
         let mut cdb = [0; 16];
         (cdb[0], cdb[13]) = (0x89, 1);
         let blocks = [[0; 512], [7; 512]].concat();
-        let done = whole::send(&host, &cdb, &blocks, TIMEOUT).unwrap();
+        let done = whole::send(&*host, &cdb, &blocks, TIMEOUT).unwrap();
         assert_eq!(done.status, Status::GOOD, "{done:x?}");
-        let again = whole::send(&host, &cdb, &blocks, TIMEOUT).unwrap();
+        let again = whole::send(&*host, &cdb, &blocks, TIMEOUT).unwrap();
         assert_eq!(again.sense.get(12), Some(&0x1d), "MISCOMPARE {again:x?}");
         host.reset_logical_unit().unwrap();
     });
@@ -299,19 +258,24 @@ fn a_policy_denies(rig: &Rig) {
     as_nobody(|| {
         let (allowed, other) =
             (host(&rig.nodes[0], Some(&socket)), host(&rig.nodes[2], Some(&socket)));
-        report(&allowed, 0, 64);
-        assert!(allowed.can(&[0x5e, 0]) && !allowed.can(&[0x5f, 0]) && !other.can(&[0x5e, 0]));
-        let refused = |host| {
+        report(&*allowed, 0, 64);
+        assert!(
+            allowed.carries(&[0x5e, 0])
+                && !allowed.carries(&[0x5f, 0])
+                && !other.carries(&[0x5e, 0])
+        );
+        let refused = |host: &dyn ScsiHost| {
             let completion = out(host, 0, 0, 0, 0xa1).unwrap();
             (completion.status, completion.sense[2], completion.sense[12])
         };
-        assert_eq!(refused(&allowed), (Status::CHECK_CONDITION, 5, 0x20));
-        assert_eq!(refused(&other), (Status::CHECK_CONDITION, 5, 0x20));
+        assert_eq!(refused(&*allowed), (Status::CHECK_CONDITION, 5, 0x20));
+        assert_eq!(refused(&*other), (Status::CHECK_CONDITION, 5, 0x20));
         assert_eq!(allowed.reset_logical_unit().unwrap_err().kind(), ErrorKind::PermissionDenied);
     });
     // Root is not who the rule is about, and has no need of a broker.
     let broker = Broker::new(&socket);
-    let node = Node::open(&rig.nodes[0]);
+    let options = Options { shared_nexus: true, ..Options::default() };
+    let node = SgDevice::open(&rig.nodes[0], &options).unwrap();
     assert!(!broker.can(node.as_fd(), &[0x5e, 0]));
 }
 
@@ -330,8 +294,8 @@ fn by_qemu_pr_helper(rig: &Rig) {
     two_nexuses_reserve(rig, &socket);
     as_nobody(|| {
         let host = host(&rig.nodes[0], Some(&socket));
-        assert!(!host.can(&[0x89]));
-        let error = whole::send(&host, &[0x89; 16], &[0; 1024], TIMEOUT).unwrap_err();
+        assert!(!host.carries(&[0x89]));
+        let error = whole::send(&*host, &[0x89; 16], &[0; 1024], TIMEOUT).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EPERM));
         assert_eq!(host.reset_logical_unit().unwrap_err().kind(), ErrorKind::PermissionDenied);
     });
@@ -381,29 +345,33 @@ impl Drop for Map {
 }
 
 fn over_the_paths_of_a_map(rig: &Rig) {
-    let _map = Map::over(&rig.nodes[..2]);
-    let name = ["info", "-c", "--noheadings", "-o", "blkdevname", Map::NAME];
-    let node = Path::new("/dev").join(tests::host::run("dmsetup", &name).unwrap());
-    assert!(node.exists(), "{node:?}");
+    let _map = Map::over(&rig.nodes[..1]);
+    let node = Map::node();
     let spec = PassthroughSpec::new(&node);
     lun::check(&LunSpec::Passthrough(spec.clone())).unwrap();
-    // As a logical unit has it.
     let device = Device::open(&spec, &node).unwrap();
-    let multipath = &*device.host;
+    let multipath: &dyn ScsiHost = &*device.host;
     let leg = host(&rig.nodes[1], None);
+    let writes = || {
+        // By whichever path the map chooses.
+        for _ in 0..4 {
+            let write = [0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+            let done =
+                attentive(|| whole::send(multipath, &write, &[0; 512], TIMEOUT).map(|c| (c, ())));
+            assert_eq!(done.unwrap().0.status, Status::GOOD);
+        }
+    };
     assert_eq!(out(multipath, 0, 0, 0, 0xa1).unwrap().status, Status::GOOD);
-    assert_eq!(report(&leg, 0, 4096).len(), 24, "a key for each path");
-    assert_eq!(report(multipath, 0, 4096).len(), 16, "one for the initiator");
     assert_eq!(out(multipath, 1, 5, 0xa1, 0).unwrap().status, Status::GOOD);
-    let (one, both) = (report(multipath, 3, 4096), report(&leg, 3, 4096));
+    assert_eq!(report(&*leg, 0, 4096).len(), 16, "a key for the only path");
+    // A path that comes later is registered as soon as somebody looks.
+    Map::lead_over(&rig.nodes[..2]);
+    multipath.refresh_paths();
+    writes();
+    assert_eq!(report(&*leg, 0, 4096).len(), 24, "a key for each path");
+    assert_eq!(report(multipath, 0, 4096).len(), 16, "one for the initiator");
+    let (one, both) = (report(multipath, 3, 4096), report(&*leg, 3, 4096));
     assert!(one.len() < both.len() && one[20] & 1 == 1, "{one:x?}");
-    // By whichever path the map chooses.
-    for _ in 0..4 {
-        let write = [0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0];
-        let done =
-            attentive(|| whole::send(multipath, &write, &[0; 512], TIMEOUT).map(|c| (c, ())));
-        assert_eq!(done.unwrap().0.status, Status::GOOD);
-    }
     // A path that has lost its registration gets it back with its first conflict.
     assert_eq!(out(&leg, 6, 0, 0, 0).unwrap().status, Status::GOOD);
     for _ in 0..4 {
@@ -421,5 +389,5 @@ fn over_the_paths_of_a_map(rig: &Rig) {
     multipath.refresh_paths();
     assert_eq!(report(&leg, 0, 4096).len(), 24);
     assert_eq!(out(multipath, 0, 0, 0xa1, 0).unwrap().status, Status::GOOD);
-    assert_eq!(report(&leg, 0, 4096).len(), 8);
+    assert_eq!(report(&*leg, 0, 4096).len(), 8);
 }

@@ -37,6 +37,8 @@ pub(super) fn report(subject: Subject<'_>) -> Result<Report, ExamineError> {
     let policy = commands::policy(spec, &view, &senders);
     device.attentions = overhearing.into_heard().into_iter().map(ask::shown).collect();
     missing.extend(missing::of(spec, facts, &policy));
+    let reservations = reservations::look(host);
+    device.attentions = overhearing.into_heard().into_iter().map(ask::shown).collect();
     Ok(Report {
         format: 1,
         path: printable(&spec.path.to_string_lossy()),
@@ -45,7 +47,7 @@ pub(super) fn report(subject: Subject<'_>) -> Result<Report, ExamineError> {
         limits: limits::told(&view.host, &view.limits, block_limits(facts, &pages)),
         pages,
         policy,
-        reservations: reservations::look(host),
+        reservations,
         missing,
     })
 }
