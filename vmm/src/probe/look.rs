@@ -31,11 +31,11 @@ pub(super) struct Subject<'a> {
 pub(super) fn report(subject: Subject<'_>) -> Result<Report, ExamineError> {
     let Subject { spec, host, mut device, senders, mut missing } = subject;
     let overhearing = Overhearing::new(host);
-    let view = View::of(spec, &overhearing)?;
+    let host: &dyn ScsiHost = &overhearing;
+    let view = View::of(spec, host)?;
     let facts = &view.facts;
     let pages = pages::read(host, &view.context(spec));
     let policy = commands::policy(spec, &view, &senders);
-    device.attentions = overhearing.into_heard().into_iter().map(ask::shown).collect();
     missing.extend(missing::of(spec, facts, &policy));
     let reservations = reservations::look(host);
     device.attentions = overhearing.into_heard().into_iter().map(ask::shown).collect();
