@@ -144,7 +144,7 @@ impl Fixups {
             [0x12, 1, 0xb0] if self.disk => self.merge_limits(&mut guest),
             _ => {}
         }
-        exact_residual(command, &mut guest);
+        self.count(command, &mut guest);
         sort(command, &mut guest);
         guest
     }
@@ -167,6 +167,21 @@ impl Fixups {
         answer(guest, &page);
     }
 
+    /// Some drivers of the host count wrongly: data of commands that have none, and data that a
+    /// refused response does not have, where the response is one that is edited.
+    fn count(&self, command: &Command, guest: &mut Completion) {
+        let edited = match command.cdb[..] {
+            [0x12, 0, 0, ..] | [0x12, 1, 0 | 0x80 | 0x83, ..] | [0x1a | 0x5a, ..] => true,
+            [0x12, 1, 0xb0, ..] => self.disk,
+            _ => false,
+        };
+        if command.data == Data::None {
+            guest.resid = 0;
+        } else if edited && guest.status != 0 {
+            guest.resid = i32::try_from(guest.data.len()).unwrap();
+        }
+    }
+
     /// MAXIMUM and OPTIMAL TRANSFER LENGTH, as far as they were asked for.
     fn merge_limits(&self, guest: &mut Completion) {
         for at in [8, 12] {
@@ -181,20 +196,6 @@ impl Fixups {
             let merged = if unlimited { self.blocks } else { device.min(self.blocks) };
             guest.data[at..at + 4].copy_from_slice(&merged.to_be_bytes());
         }
-    }
-}
-
-/// Some drivers of the host count wrongly: data of commands that have none, and data that a refused
-/// response does not have, where the response is one that is edited.
-fn exact_residual(command: &Command, guest: &mut Completion) {
-    let edited = matches!(
-        command.cdb[..],
-        [0x12, 0, 0, ..] | [0x12, 1, 0 | 0x80 | 0x83 | 0xb0, ..] | [0x1a | 0x5a, ..]
-    );
-    if command.data == Data::None {
-        guest.resid = 0;
-    } else if edited && guest.status != 0 {
-        guest.resid = i32::try_from(guest.data.len()).unwrap();
     }
 }
 
@@ -406,7 +407,7 @@ fn a_host_aware_disk_is_in_the_guest_what_it_is_on_the_host() -> Result<()> {
     assert_same(&[subject])
 }
 
-/// scsi_debug plays none of a tape's own commands; that is seen too.
+/// scsi_debug plays none of a tape's own commands, and takes REWIND for a stop; that is seen too.
 #[test]
 #[ignore = "only with --long"]
 fn a_tape_drive_is_in_the_guest_what_it_is_on_the_host() -> Result<()> {
@@ -415,7 +416,6 @@ fn a_tape_drive_is_in_the_guest_what_it_is_on_the_host() -> Result<()> {
     commands.extend([
         Command::read(&[0x05, 0, 0, 0, 0, 0], 6), // READ BLOCK LIMITS
         Command::read(&[0x34, 0, 0, 0, 0, 0, 0, 0, 0, 0], 20), // READ POSITION
-        Command::none(&[0x01, 0, 0, 0, 0, 0]),    // REWIND
         Command::none(&[0x10, 0, 0, 0, 1, 0]),    // WRITE FILEMARKS
     ]);
     assert_same(&[Subject::new("tape", debug.device(), commands)])
