@@ -119,8 +119,14 @@ mod tests {
             report_target_port_groups: true,
             set_target_port_groups: false,
         };
-        let (overlay, read_only) = (&Overlay::default(), false);
-        let context = Context { facts: &facts, limits: &limits, overlay, read_only, promises };
+        let (overlay, write_protected) = (&Overlay::default(), false);
+        let context = Context {
+            facts: &facts,
+            limits: &limits,
+            overlay,
+            write_protected: read_only,
+            promises,
+        };
         read(&host, &context)
     }
 
