@@ -1,11 +1,16 @@
 //! Two guests with a nexus of their own each on one logical unit: persistent reservations, fencing
 //! and preemption work between them as between two hosts.
 
+use std::fs;
 use std::io::Result;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
+use tempfile::TempDir;
+use tests::guest::vmm;
+use tests::host;
 use tests::passthrough::{Machine, Monitor};
-use tests::running::Running;
+use tests::running::{Program, Running};
 use tests::scsi::lio::{Port, Storage};
 
 const MIB: u64 = 1 << 20;
@@ -54,15 +59,66 @@ const FENCER: &str = "
     section clear pr_out --clear --param-rk=0xb1
 ";
 
+/// Who sends the commands that take privilege.
+enum Sender {
+    /// The VMM itself.
+    Vmm,
+    /// A program that listens on a socket, for VMMs without privilege.
+    Broker(Broker),
+}
+
+/// That program.
+struct Broker {
+    _program: Program,
+    folder: TempDir,
+}
+
+impl Broker {
+    /// Starts `vmm-broker`, with a policy that lets root reserve whatever there is.
+    fn ours() -> Result<Broker> {
+        let folder = TempDir::new()?;
+        let policy = folder.path().join("broker.toml");
+        let rule =
+            "[[rule]]\nuser = \"root\"\nlu = \"any\"\nallow = [\"persistent-reservations\"]\n";
+        fs::write(&policy, rule)?;
+        let mut command = Command::new(vmm().with_file_name("vmm-broker"));
+        command.arg("--socket").arg(folder.path().join("socket")).arg("--policy").arg(policy);
+        Broker::start(&mut command, folder)
+    }
+
+    /// Starts the helper that comes with QEMU.
+    fn qemus() -> Result<Broker> {
+        let folder = TempDir::new()?;
+        let mut command = Command::new("qemu-pr-helper");
+        command.arg("-k").arg(folder.path().join("socket"));
+        Broker::start(&mut command, folder)
+    }
+
+    fn start(command: &mut Command, folder: TempDir) -> Result<Broker> {
+        let broker = Broker { _program: Program::start(command)?, folder };
+        host::await_some("a socket", || Ok(broker.socket().exists().then_some(())))?;
+        Ok(broker)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("socket")
+    }
+}
+
 /// A guest with the device at `node`.
-fn start(node: &Path, lines: &str, script: &str) -> Result<(Machine, Running)> {
+fn start(node: &Path, sender: &Sender, script: &str) -> Result<(Machine, Running)> {
     let mut machine = Machine::new(Monitor::chosen())?;
-    machine.pass(node, lines);
+    let mut lines = "policy = \"cluster\"\n".to_owned();
+    if let Sender::Broker(broker) = sender {
+        machine.drop_privileges();
+        lines += &format!("broker = {:?}\n", broker.socket());
+    }
+    machine.pass(node, &lines);
     let running = machine.start(&format!("{FUNCTIONS}{script}"))?;
     Ok((machine, running))
 }
 
-fn one_guest_fences_the_other(lines: &str) -> Result<()> {
+fn one_guest_fences_the_other(sender: &Sender) -> Result<()> {
     const TARGETS: [&str; 2] = ["naa.5001405000000001", "naa.5001405000000002"];
     const INITIATORS: [&str; 2] = ["naa.50014050000000a1", "naa.50014050000000a2"];
     let storage = Storage::memory("quorum", 16 * MIB)?;
@@ -70,11 +126,11 @@ fn one_guest_fences_the_other(lines: &str) -> Result<()> {
     let [first, second] = ports;
     let (first, second) = (first?, second?);
 
-    let (victim, mut first) = start(&first.devices()?[0].block(), lines, VICTIM)?;
+    let (victim, mut first) = start(&first.devices()?[0].block(), sender, VICTIM)?;
     first.wait_for("registered")?;
     victim.step("reserve")?;
     first.wait_for("reserved")?;
-    let (fencer, mut second) = start(&second.devices()?[0].block(), lines, FENCER)?;
+    let (fencer, mut second) = start(&second.devices()?[0].block(), sender, FENCER)?;
     second.wait_for("fenced")?;
     victim.step("fenced")?;
     first.wait_for("done")?;
@@ -105,5 +161,15 @@ fn one_guest_fences_the_other(lines: &str) -> Result<()> {
 
 #[test]
 fn one_guest_fences_the_other_by_the_nexus_of_each() -> Result<()> {
-    one_guest_fences_the_other("policy = \"cluster\"")
+    one_guest_fences_the_other(&Sender::Vmm)
+}
+
+#[test]
+fn one_guest_fences_the_other_without_privilege_by_the_broker() -> Result<()> {
+    one_guest_fences_the_other(&Sender::Broker(Broker::ours()?))
+}
+
+#[test]
+fn one_guest_fences_the_other_without_privilege_by_qemus_helper() -> Result<()> {
+    one_guest_fences_the_other(&Sender::Broker(Broker::qemus()?))
 }

@@ -31,6 +31,24 @@ pub struct Device {
     pub writable: bool,
     /// The device's number, by which it is told apart from others.
     pub number: u64,
+    /// The names that the kernel itself has read of it, where the client might alter what comes
+    /// by its descriptor.
+    pub vouched: Option<Vec<Designator>>,
+}
+
+impl Device {
+    /// The designators of the logical unit itself, as it tells them now, and the kernel vouches for
+    /// them where that matters.
+    ///
+    /// # Errors
+    /// The host's own, or that the device refuses the page.
+    pub fn names(&self) -> io::Result<Vec<Designator>> {
+        let mut names = names(&*self.host)?;
+        if let Some(vouched) = &self.vouched {
+            names.retain(|name| vouched.contains(name));
+        }
+        Ok(names)
+    }
 }
 
 /// Makes devices of descriptors.
@@ -67,6 +85,15 @@ impl Nodes {
         let found = found.is_ok_and(|found| found.file_name().is_some_and(|name| name == wanted));
         found && !node.join("partition").exists()
     }
+
+    /// What the kernel has read of the device behind an sg node. Data of a command by an sg node
+    /// passes through memory that whoever has the node open can map and write (mmap of its reserved
+    /// buffer), before this process sees it.
+    fn vouched(&self, rdev: u64) -> Vec<Designator> {
+        let number = format!("{}:{}", libc::major(rdev), libc::minor(rdev));
+        let page = self.sysfs.join("dev/char").join(number).join("device/vpd_pg83");
+        fs::read(page).map(|page| of_unit(&page)).unwrap_or_default()
+    }
 }
 
 impl Devices for Nodes {
@@ -87,24 +114,25 @@ impl Devices for Nodes {
             host: Box::new(host),
             writable: flags & libc::O_ACCMODE != libc::O_RDONLY,
             number: metadata.rdev(),
+            vouched: kind.is_char_device().then(|| self.vouched(metadata.rdev())),
         })
     }
 }
 
-/// The designators of the logical unit itself, as it tells them now (SPC-6, Device Identification
-/// VPD page).
-///
-/// # Errors
-/// The host's own, or that the device refuses the page.
-pub fn names(host: &dyn ScsiHost) -> io::Result<Vec<Designator>> {
+/// As it tells them now (SPC-6, Device Identification VPD page).
+fn names(host: &dyn ScsiHost) -> io::Result<Vec<Designator>> {
     const USUAL: u16 = 252;
     let mut page = device_identification(host, USUAL)?;
     let len = u16_at(&page, 2).saturating_add(4);
     if len > USUAL {
         page = device_identification(host, len)?;
     }
+    Ok(of_unit(&page))
+}
+
+fn of_unit(page: &[u8]) -> Vec<Designator> {
     let of_unit = |(association, name)| (association == Association::LogicalUnit).then_some(name);
-    Ok(designator::in_page(&page).into_iter().filter_map(of_unit).collect())
+    designator::in_page(page).into_iter().filter_map(of_unit).collect()
 }
 
 fn device_identification(host: &dyn ScsiHost, len: u16) -> io::Result<Vec<u8>> {
@@ -117,4 +145,61 @@ fn device_identification(host: &dyn ScsiHost, len: u16) -> io::Result<Vec<u8>> {
         return Err(io::Error::other("it refuses the Device Identification VPD page"));
     }
     Ok(page)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use storage::host::{Completion, Data, HostLimits, Request};
+
+    /// Of whose name the client can make what it likes.
+    #[derive(Debug)]
+    struct Altered;
+
+    const NAME: &str = "naa.5001405000000001";
+    const OTHER: &str = "naa.5001405000000002";
+
+    fn page(last: u8) -> Vec<u8> {
+        vec![0, 0x83, 0, 12, 1, 3, 0, 8, 0x50, 0x01, 0x40, 0x50, 0, 0, 0, last]
+    }
+
+    impl ScsiHost for Altered {
+        fn carries(&self, _: &[u8]) -> bool {
+            true
+        }
+
+        fn execute(&self, request: Request<'_>) -> io::Result<Completion> {
+            if let Data::In(buf) = request.data {
+                buf.write(&page(1));
+            }
+            Ok(Completion::default())
+        }
+
+        fn reset_logical_unit(&self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn limits(&self) -> io::Result<HostLimits> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    #[test]
+    fn by_an_sg_node_only_names_count_that_the_kernel_has_read_too() {
+        let sysfs = tempfile::tempdir().unwrap();
+        let nodes = Nodes::new(sysfs.path());
+        let device = sysfs.path().join("dev/char/21:3/device");
+        fs::create_dir_all(&device).unwrap();
+        let names = |nodes: &Nodes| {
+            let vouched = Some(nodes.vouched(libc::makedev(21, 3)));
+            let host = Box::new(Altered);
+            Device { host, writable: true, number: 0, vouched }.names().unwrap()
+        };
+        assert_eq!(names(&nodes), []);
+        fs::write(device.join("vpd_pg83"), page(2)).unwrap();
+        assert_eq!(nodes.vouched(libc::makedev(21, 3)), [OTHER.parse().unwrap()]);
+        assert_eq!(names(&nodes), []);
+        fs::write(device.join("vpd_pg83"), page(1)).unwrap();
+        assert_eq!(names(&nodes), [NAME.parse().unwrap()]);
+    }
 }

@@ -17,6 +17,14 @@ mod session;
 mod sys;
 pub mod vport;
 
+/// Whether others can connect to a socket, one by one.
+///
+/// # Errors
+/// The host's own.
+pub fn listens(socket: impl std::os::fd::AsFd) -> std::io::Result<bool> {
+    sys::listens(socket.as_fd())
+}
+
 /// The first descriptor that whoever started this process left to it, beside the standard ones.
 /// To be called once.
 ///

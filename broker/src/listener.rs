@@ -36,6 +36,11 @@ fn inherit() -> io::Result<UnixListener> {
     let listener = UnixListener::from(broker::passed_descriptor()?);
     // Fails where it is no Unix socket.
     listener.local_addr()?;
+    if !broker::listens(&listener)? {
+        return Err(io::Error::other(
+            "nobody can connect to it; have systemd pass one that listens",
+        ));
+    }
     Ok(listener)
 }
 

@@ -33,6 +33,5 @@ pub fn confine(limits: &Limits) -> io::Result<()> {
     let descriptors = u64::try_from(descriptors).unwrap_or(hard).min(hard);
     setrlimit(Resource::RLIMIT_NOFILE, descriptors, descriptors)?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
-    setrlimit(Resource::RLIMIT_FSIZE, 1 << 20, 1 << 20)?;
     sys::keep_only(&KEPT)
 }

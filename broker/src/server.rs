@@ -16,7 +16,7 @@ use storage::host::broker::channel::Channel;
 use crate::budget::Budget;
 use crate::device::Devices;
 use crate::peer::Peer;
-use crate::policy::Policy;
+use crate::policy::{Policy, Who};
 use crate::session::Session;
 use crate::vport::Adapters;
 
@@ -54,8 +54,8 @@ struct Clients {
 /// Whom limits apply to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Client {
-    /// A user in a control group.
-    Known(u32, Option<String>),
+    /// A user, or those in a control group that a rule names.
+    Known(Option<u32>, Option<String>),
     /// All those to whom no rule applies.
     Stranger,
 }
@@ -84,7 +84,9 @@ impl Server {
 
     /// What applies to requests from now on.
     pub fn set_policy(&self, policy: Policy) {
+        let rate = policy.limits.requests_per_second;
         *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+        self.clients().accounts.values_mut().for_each(|account| account.requests = requests(rate));
     }
 
     pub(crate) fn policy(&self) -> Arc<Policy> {
@@ -111,11 +113,10 @@ impl Server {
     /// A place for a client, if it may have one more.
     fn enter(self: &Arc<Server>, peer: &Peer, socket: &UnixStream) -> io::Result<Option<Place>> {
         let policy = self.policy();
-        let (client, most) = if policy.knows(peer) {
-            let client = Client::Known(peer.uid, peer.cgroup.clone());
-            (client, policy.limits.connections_per_client)
-        } else {
-            (Client::Stranger, STRANGERS)
+        let client = policy.known(peer).map_or(Client::Stranger, |who| Client::of(who, peer));
+        let most = match client {
+            Client::Known(..) => policy.limits.connections_per_client,
+            Client::Stranger => STRANGERS,
         };
         let socket = socket.try_clone()?;
         let mut clients = self.clients();
@@ -175,11 +176,26 @@ impl Clients {
         let rate = policy.limits.requests_per_second;
         self.accounts.entry(client.clone()).or_insert_with(|| Account {
             connections: 0,
-            requests: Budget::new(rate, Duration::from_secs(1) / rate.max(1), now),
+            requests: requests(rate),
             lines: Budget::new(LOG_BURST, LOG_REFILL, now),
             suppressed: 0,
         })
     }
+}
+
+impl Client {
+    /// A control group of its own making makes nobody another client, and inside of one that a rule
+    /// names no user is.
+    fn of(who: &Who, peer: &Peer) -> Client {
+        match &who.cgroup {
+            Some(cgroup) => Client::Known(who.uid, Some(cgroup.clone())),
+            None => Client::Known(Some(peer.uid), None),
+        }
+    }
+}
+
+fn requests(rate: u32) -> Budget {
+    Budget::new(rate, Duration::from_secs(1) / rate.max(1), Instant::now())
 }
 
 impl Account {
@@ -254,5 +270,26 @@ impl Drop for Turn<'_> {
                 devices.remove(&self.number);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_becomes_another_client_by_itself() {
+        let who = |uid, cgroup: Option<&str>| {
+            let (gid, cgroup) = (Some(36), cgroup.map(str::to_owned));
+            Who { uid, gid, cgroup }
+        };
+        let peer =
+            |uid, cgroup: &str| Peer { pid: 1, uid, gids: vec![], cgroup: Some(cgroup.into()) };
+        let by_user = |peer| Client::of(&who(None, None), &peer);
+        assert_eq!(by_user(peer(5, "/a/1")), by_user(peer(5, "/a/2")));
+        assert_ne!(by_user(peer(5, "/a")), by_user(peer(6, "/a")));
+        let by_group = |peer| Client::of(&who(None, Some("/a")), &peer);
+        assert_eq!(by_group(peer(5, "/a/1")), by_group(peer(6, "/a/2")));
+        assert_ne!(by_group(peer(5, "/a")), Client::of(&who(None, Some("/b")), &peer(5, "/b")));
     }
 }

@@ -14,7 +14,7 @@ use storage::host::{Completion, HostStatus, whole};
 use storage::scsi::sense::{Sense, SenseCode};
 use storage::scsi::status::Status;
 
-use crate::device::{self, Device};
+use crate::device::Device;
 use crate::peer::Peer;
 use crate::policy::Refused;
 use crate::server::Place;
@@ -23,6 +23,10 @@ use crate::server::Place;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a command may take of which the protocol does not say it.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a command may take at least: the host's error recovery after a time-out stops all
+/// devices of its adapter, and no client is to have that for the asking. As `BLK_MIN_SG_TIMEOUT`
+/// of Linux, which holds on block nodes alone.
+const LEAST_TIMEOUT: Duration = Duration::from_secs(7);
 /// Bytes of a CDB that PERSISTENT RESERVE has.
 const RESERVE_CDB: usize = 10;
 
@@ -149,7 +153,8 @@ impl Session {
     }
 
     fn send(&self, header: &Header, out: &[u8], fd: OwnedFd) -> Ended {
-        let timeout = header.timeout.min(self.place.server.policy().limits.timeout);
+        let timeout = header.timeout.max(LEAST_TIMEOUT);
+        let timeout = timeout.min(self.place.server.policy().limits.timeout);
         let len = if header.direction == Direction::In { header.len } else { 0 };
         self.command(&Command { cdb: &header.cdb, parameters: out, len, timeout }, fd)
     }
@@ -160,13 +165,13 @@ impl Session {
             Ok(device) => device,
             Err(refused) => return Ok(self.refuse(command.cdb, &refused)),
         };
+        if let Err(refused) = self.judge(&device, command.cdb, Some(command.parameters)) {
+            return Ok(self.refuse(command.cdb, &refused));
+        }
         let Some(_turn) = self.place.server.at_device(device.number) else {
             let status = Status::BUSY;
             return Ok((Completion { status, ..Completion::default() }, Vec::new()));
         };
-        if let Err(refused) = self.judge(&device, command.cdb, command.parameters) {
-            return Ok(self.refuse(command.cdb, &refused));
-        }
         let Command { cdb, parameters, len, timeout } = *command;
         if len > 0 || parameters.is_empty() {
             return whole::receive(&*device.host, cdb, len, timeout);
@@ -178,7 +183,7 @@ impl Session {
     /// Answers whether a command would be sent, as if it had been.
     fn would_send(&self, header: &Header, fd: OwnedFd) -> Ended {
         let judged = match self.place.server.devices.open(fd) {
-            Ok(device) => self.judge(&device, &header.cdb, &[]),
+            Ok(device) => self.judge(&device, &header.cdb, None),
             Err(refused) => Err(refused),
         };
         let completion =
@@ -193,7 +198,7 @@ impl Session {
             Err(refused) => return self.deny("LOGICAL UNIT RESET", &refused),
         };
         let judged = if device.writable {
-            policy.reset(&self.peer, || device::names(&*device.host))
+            policy.reset(&self.peer, || device.names())
         } else {
             Err(Refused::because("the device is not open for writing"))
         };
@@ -224,11 +229,11 @@ impl Session {
 
     /// A device that is open for reading only is sent nothing but PERSISTENT RESERVE IN: the
     /// client had no right to change it.
-    fn judge(&self, device: &Device, cdb: &[u8], parameters: &[u8]) -> Result<(), Refused> {
+    fn judge(&self, device: &Device, cdb: &[u8], parameters: Option<&[u8]>) -> Result<(), Refused> {
         if !device.writable && cdb.first() != Some(&PERSISTENT_RESERVE_IN) {
             return Err(Refused::because("the device is not open for writing"));
         }
-        let names = || device::names(&*device.host);
+        let names = || device.names();
         self.place.server.policy().command(&self.peer, cdb, parameters, names)
     }
 

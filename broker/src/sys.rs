@@ -118,6 +118,16 @@ pub(crate) fn peer_groups(socket: BorrowedFd<'_>) -> Vec<u32> {
     groups.get(..len / size_of::<u32>()).unwrap_or(&[]).to_vec()
 }
 
+/// Whether a socket listens, and for streams.
+pub(crate) fn listens(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    let number = |name| {
+        let mut value = MaybeUninit::<c_int>::zeroed();
+        // SAFETY: it fills in a number, which was zeroed.
+        unsafe { option(socket, name, &mut value).map(|_| value.assume_init()) }
+    };
+    Ok(number(libc::SO_ACCEPTCONN)? != 0 && number(libc::SO_TYPE)? == libc::SOCK_STREAM)
+}
+
 /// The very process that connected a Unix socket, or, on kernels before 6.5, that which has its
 /// number now.
 pub(crate) fn peer_process(socket: BorrowedFd<'_>, pid: i32) -> io::Result<OwnedFd> {

@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use broker::policy::file;
 use common::{Does, Rig, ends, good, is_hung_up, soon};
 use storage::host::broker::Broker;
 use storage::host::broker::protocol::{EXTENDED, Header, Kind, Vport};
@@ -223,9 +224,25 @@ fn a_violation_hangs_up() {
 }
 
 #[test]
-fn a_client_that_exceeds_its_rate_waits() {
-    let rig = Rig::new(&format!("{CLUSTER}[limits]\nrequests_per_second = 10\n"));
+fn no_client_has_the_host_recover_from_errors_for_the_asking() {
+    let rig = Rig::new(&format!("{CLUSTER}[limits]\ntimeout_seconds = 60\n"));
     let broker = Broker::new(&rig.socket());
+    for (wanted, given) in [(0, 7), (30, 30), (100, 60)] {
+        let (cdb, timeout) = (compare_and_write(), Duration::from_secs(wanted));
+        let request = Request { cdb: &cdb, data: Data::None, timeout };
+        broker.execute(rig.device().as_fd(), request).unwrap();
+        assert_eq!(*rig.unit.timeout.lock().unwrap(), Duration::from_secs(given));
+    }
+}
+
+#[test]
+fn a_client_that_exceeds_its_rate_waits() {
+    let rig = Rig::new(CLUSTER);
+    let broker = Broker::new(&rig.socket());
+    ask(&rig, &broker, &compare_and_write()).unwrap();
+    // Of a policy that has been read again everything holds.
+    let policy = format!("{CLUSTER}[limits]\nrequests_per_second = 10\n");
+    rig.server.set_policy(file::parse("policy", &policy).unwrap());
     let start = Instant::now();
     for _ in 0..15 {
         ask(&rig, &broker, &compare_and_write()).unwrap();

@@ -15,10 +15,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use storage::host::broker::Broker;
-use storage::host::multipath::Multipath;
 use storage::host::privileged::{Direct, Privileged};
-use storage::host::sg::SgDevice;
-use storage::host::{Completion, HostLimits, Options, Request, ScsiHost, lent::LentDevice, whole};
+use storage::host::{Completion, HostLimits, Request, ScsiHost, lent::LentDevice, whole};
+use storage::lun;
+use storage::lun::passthrough::device::Device;
+use storage::lun::spec::{LunSpec, PassthroughSpec};
 use storage::scsi::designator::{self, Association};
 use storage::scsi::status::Status;
 use tests::scsi::lio::{Port, Storage};
@@ -107,6 +108,10 @@ impl AsFd for Node {
 }
 
 impl ScsiHost for Node {
+    fn carries(&self, cdb: &[u8]) -> bool {
+        self.kernel_allows(cdb)
+    }
+
     fn execute(&self, request: Request<'_>) -> io::Result<Completion> {
         self.device.execute(request)
     }
@@ -362,23 +367,26 @@ impl Drop for Map {
 
 fn over_the_paths_of_a_map(rig: &Rig) {
     let _map = Map::over(&rig.nodes[..2]);
-    let options = Options::default();
-    let node = Path::new("/dev/mapper").join(Map::NAME);
-    let device = Arc::new(SgDevice::open(&node, &options).unwrap());
-    assert_eq!(device.legs().len(), 2);
-    let multipath = Multipath::open(device, &options, None).unwrap();
+    let name = ["info", "-c", "--noheadings", "-o", "blkdevname", Map::NAME];
+    let node = Path::new("/dev").join(tests::host::run("dmsetup", &name).unwrap());
+    assert!(node.exists(), "{node:?}");
+    let spec = PassthroughSpec::new(&node);
+    lun::check(&LunSpec::Passthrough(spec.clone())).unwrap();
+    // As a logical unit has it.
+    let device = Device::open(&spec, &node).unwrap();
+    let multipath = &*device.host;
     let leg = host(&rig.nodes[1], None);
-    assert_eq!(out(&multipath, 0, 0, 0, 0xa1).unwrap().status, Status::GOOD);
+    assert_eq!(out(multipath, 0, 0, 0, 0xa1).unwrap().status, Status::GOOD);
     assert_eq!(report(&leg, 0, 4096).len(), 24, "a key for each path");
-    assert_eq!(report(&multipath, 0, 4096).len(), 16, "one for the initiator");
-    assert_eq!(out(&multipath, 1, 5, 0xa1, 0).unwrap().status, Status::GOOD);
-    let (one, both) = (report(&multipath, 3, 4096), report(&leg, 3, 4096));
+    assert_eq!(report(multipath, 0, 4096).len(), 16, "one for the initiator");
+    assert_eq!(out(multipath, 1, 5, 0xa1, 0).unwrap().status, Status::GOOD);
+    let (one, both) = (report(multipath, 3, 4096), report(&leg, 3, 4096));
     assert!(one.len() < both.len() && one[20] & 1 == 1, "{one:x?}");
     // By whichever path the map chooses.
     for _ in 0..4 {
         let write = [0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0];
         let done =
-            attentive(|| whole::send(&multipath, &write, &[0; 512], TIMEOUT).map(|c| (c, ())));
+            attentive(|| whole::send(multipath, &write, &[0; 512], TIMEOUT).map(|c| (c, ())));
         assert_eq!(done.unwrap().0.status, Status::GOOD);
     }
     // A path that has lost its registration gets it back with its first conflict.
@@ -386,9 +394,9 @@ fn over_the_paths_of_a_map(rig: &Rig) {
     for _ in 0..4 {
         let write = [0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0];
         let done =
-            attentive(|| whole::send(&multipath, &write, &[0; 512], TIMEOUT).map(|c| (c, ())));
+            attentive(|| whole::send(multipath, &write, &[0; 512], TIMEOUT).map(|c| (c, ())));
         assert_eq!(done.unwrap().0.status, Status::GOOD);
     }
-    assert_eq!(out(&multipath, 0, 0, 0xa1, 0).unwrap().status, Status::GOOD);
+    assert_eq!(out(multipath, 0, 0, 0xa1, 0).unwrap().status, Status::GOOD);
     assert_eq!(report(&leg, 0, 4096).len(), 8);
 }

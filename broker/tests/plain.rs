@@ -190,6 +190,12 @@ fn a_hung_device_holds_up_no_other() {
     let late = rig.hello(0);
     late.send(&read_keys(8), Some(device.as_fd()), soon()).unwrap();
     assert_eq!(reply(&late).0, 0x08, "BUSY");
+    // Who may not send it takes up no room there, and hears of none.
+    let reader = rig.open("device", false);
+    late.send(&[0x5f, 0, 0, 0, 0, 0, 0, 0, 24, 0, 0, 0, 0, 0, 0, 0], Some(reader.as_fd()), soon())
+        .unwrap();
+    late.send(&[0; 24], None, soon()).unwrap();
+    assert_eq!(reply(&late).0, 0x02, "CHECK CONDITION");
     other.will(good(b"other"));
     late.send(&read_keys(8), Some(rig.open("other", true).as_fd()), soon()).unwrap();
     assert_eq!(reply(&late).2, b"other");

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use devices::virtio::VirtioDevice;
+use devices::virtio::{VirtioDevice, scsi};
 use host::{BUFFERS, CONTROL, GOOD, Host, LONG, REQUEST, VERSION_1, data_at, outcome, response_at};
 use ring::{command, readable, transfer_10, writable};
 use storage::engine::Pool;
@@ -18,7 +18,7 @@ use storage::lun::passthrough::policy::Preset;
 use storage::lun::spec::PassthroughSpec;
 use storage::scsi::status::Status;
 use storage::target::Bus;
-use storage::testing::{FakeHost, Outcome};
+use storage::testing::{FakeDevice, FakeHost, Outcome};
 
 const SENSE_SIZE: u64 = 20;
 const INQUIRY: [u8; 6] = [0x12, 0, 0, 0, 36, 0];
@@ -135,4 +135,43 @@ fn reset(host: &mut Host, function: u8) {
     host.kick(CONTROL);
     host.wait(CONTROL);
     assert_eq!(host.get(at + 0x100, 1), [0], "complete");
+}
+
+/// SEG_MAX and MAX_SECTORS of a controller with `queue_size`, before LUNs of these limits in KiB
+/// and segments.
+fn limits(queue_size: u16, luns: &[(u64, u32)]) -> (u32, u32) {
+    const SEG_MAX: u64 = 4;
+    const MAX_SECTORS: u64 = 8;
+    let bus = Bus::new(1).unwrap();
+    for (number, (kib, segments)) in (0..).zip(luns) {
+        let mut device = FakeDevice::default();
+        device.limits.max_bytes = kib << 10;
+        device.limits.max_segments = *segments;
+        let way = Arc::new(FakeHost::new(device)) as Arc<dyn ScsiHost>;
+        let spec = PassthroughSpec::new(Path::new("/dev/sg0"));
+        bus.attach(0, number, Arc::new(Passthrough::new(&spec, way.into()).unwrap())).unwrap();
+    }
+    let spec = scsi::ControllerSpec {
+        id: "limits".into(),
+        request_queues: 1,
+        queue_size,
+        tmf_timeout: LONG,
+    };
+    let controller = scsi::Controller::new(spec, bus, Pool::new(1));
+    let field = |offset| {
+        let mut bytes = [0; 4];
+        controller.read_config(offset, &mut bytes);
+        u32::from_le_bytes(bytes)
+    };
+    (field(SEG_MAX), field(MAX_SECTORS))
+}
+
+/// Shortfall 3: nothing of QEMU's controller goes by the limits of its LUNs.
+#[test]
+fn the_controller_has_the_least_of_its_luns_limits() {
+    assert_eq!(limits(256, &[]), (254, 0xffff));
+    assert_eq!(limits(256, &[(256, 128)]), (128, 512));
+    assert_eq!(limits(256, &[(512, 128), (64, 1024), (1024, 65)]), (65, 128));
+    assert_eq!(limits(64, &[(256, 128)]), (62, 512));
+    assert_eq!(limits(256, &[(256, 0)]), (1, 8), "told as none");
 }

@@ -81,6 +81,14 @@ impl Bench {
     }
 }
 
+impl Drop for Bench {
+    /// A test that fails leaves no command behind for which the logical unit would wait.
+    fn drop(&mut self) {
+        // The script may have a reset fail.
+        while std::thread::panicking() && self.host.reset_logical_unit().is_err() {}
+    }
+}
+
 /// A disk behind a host that carries 8 KiB.
 fn narrow() -> FakeDevice {
     let mut device = FakeDevice::default();
@@ -882,4 +890,14 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn the_end_of_a_logical_unit_waits_for_no_other_process() {
+    let host = Arc::new(FakeHost::default());
+    let way = Arc::clone(&host) as Arc<dyn ScsiHost>;
+    let lun = Passthrough::new(&spec(), way.into()).unwrap();
+    assert!(!host.is_closed());
+    drop(lun);
+    assert!(host.is_closed());
 }

@@ -40,8 +40,9 @@ impl Monitor {
 pub struct Machine {
     monitor: Monitor,
     guest: Guest,
-    nodes: Vec<PathBuf>,
+    nodes: Vec<(PathBuf, bool)>,
     vhost: Option<String>,
+    privileged: bool,
     output: Image,
     steps: Image,
 }
@@ -72,19 +73,32 @@ impl Machine {
         let output = guest.lun("output.img", OUTPUT_SIZE, &lines)?;
         let lines = format!("target = 1\nlun = 1\nread_only = true\nwwn = \"{STEPS_WWN}\"");
         let steps = guest.lun("steps.img", 1 << 20, &lines)?;
-        Ok(Machine { monitor, guest, nodes: Vec::new(), vhost: None, output, steps })
+        Ok(Machine {
+            monitor,
+            guest,
+            nodes: Vec::new(),
+            vhost: None,
+            privileged: true,
+            output,
+            steps,
+        })
     }
 
-    /// Passes a device by its node, with these lines of configuration, of which QEMU knows none.
+    /// Passes a device by its node, with these lines of configuration, of which QEMU knows `read_only = true` alone.
     pub fn pass(&mut self, node: &Path, lines: &str) {
         let lines = format!("target = 0\nlun = {}\n{lines}", self.nodes.len());
         self.guest.medium("passthrough", node, &lines);
-        self.nodes.push(node.into());
+        self.nodes.push((node.into(), lines.contains("read_only = true")));
     }
 
     /// Gives QEMU's guest a controller that is LIO's.
     pub fn vhost(&mut self, target: &str) {
         self.vhost = Some(target.into());
+    }
+
+    /// Has the guest be run without any capability, though by root, whose files these are.
+    pub fn drop_privileges(&mut self) {
+        self.privileged = false;
     }
 
     /// The guest, to be changed.
@@ -128,7 +142,13 @@ impl Machine {
              find_disk {OUTPUT_WWN}\n\
              dd if=/tmp/output of=$disk bs=64k conv=sync oflag=direct 2>/dev/null\n"
         );
-        Running::start(&mut self.command(&script)?)
+        let mut command = self.command(&script)?;
+        if self.privileged {
+            return Running::start(&mut command);
+        }
+        let mut setpriv = process::Command::new("setpriv");
+        setpriv.args(["--bounding-set=-all", "--inh-caps=-all"]).arg(command.get_program());
+        Running::start(setpriv.args(command.get_args()))
     }
 
     fn command(&self, script: &str) -> Result<process::Command> {
@@ -144,8 +164,8 @@ impl Machine {
         let mut qemu = Qemu::new(&kernel, &initramfs, self.guest.memory_bytes());
         qemu.disk(self.output.path(), OUTPUT_WWN, 0);
         qemu.disk(self.steps.path(), STEPS_WWN, 1);
-        for (lun, node) in self.nodes.iter().enumerate() {
-            qemu.pass(lun, node);
+        for (lun, (node, read_only)) in self.nodes.iter().enumerate() {
+            qemu.pass(lun, node, *read_only);
         }
         if let Some(target) = &self.vhost {
             qemu.vhost(target);

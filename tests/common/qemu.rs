@@ -39,11 +39,12 @@ impl Qemu {
     }
 
     /// A SCSI device of the host, by its block or sg node, as a logical unit of target 0.
-    pub fn pass(&mut self, lun: usize, node: &Path) {
+    pub fn pass(&mut self, lun: usize, node: &Path, read_only: bool) {
         let generic = node.to_string_lossy().starts_with("/dev/sg");
         let device = if generic { "scsi-generic" } else { "scsi-block" };
         let name = format!("passed{lun}");
-        self.drive(&name, "host_device", node);
+        let read_only = if read_only { "on" } else { "off" };
+        self.drive(&name, &format!("host_device,read-only={read_only}"), node);
         self.words(["-device", &format!("{device},bus=hba.0,drive={name},scsi-id=0,lun={lun}")]);
     }
 

@@ -221,7 +221,7 @@ fn differences(subjects: &[Subject], more: &str) -> Result<(String, Outcome)> {
     let (mut script, mut host) = (String::new(), Vec::new());
     for (lun, subject) in subjects.iter().enumerate() {
         host.push(subject.on_the_host()?);
-        machine.pass(&subject.device.generic(), "policy = \"full\"\nshared_nexus = true");
+        machine.pass(&subject.device.generic(), "policy = \"full\"");
         machine.carry(REPLAY, lun, &subject.commands)?;
         let node = format!("$(generic 0:0:0:{lun})");
         script += &format!("section {lun} /replay /commands.{lun} {node}\n");
@@ -400,8 +400,25 @@ fn a_tape_drive_is_in_the_guest_what_it_is_on_the_host() -> Result<()> {
 #[test]
 fn each_of_64_logical_units_answers_for_itself() -> Result<()> {
     let debug = ScsiDebug::new(64, &["max_luns=64", "dev_size_mb=8"])?;
-    let commands = [Command::vpd(0x83, 252), Command::vpd(0xb0, 64), read_10(0, 1, 512)];
-    let subject = |device| Subject::new("one of many", device, commands.to_vec());
-    let subjects: Vec<Subject> = debug.devices().iter().map(subject).collect();
-    assert_same(&subjects)
+    let commands = [Command::vpd(0x83, 252), read_10(0, 1, 512)];
+    let mut machine = Machine::new(Monitor::chosen())?;
+    machine.carry(REPLAY, 0, &commands)?;
+    let mut host = String::new();
+    for device in debug.devices() {
+        host += &send_all(&commands, &[device.generic()])?;
+        machine.pass(&device.generic(), "");
+    }
+    let seen = machine.run(
+        "nodes=
+         for lun in $(seq 0 63); do
+           for node in /sys/class/scsi_device/0:0:0:$lun/device/scsi_generic/*; do nodes=\"$nodes /dev/${node##*/}\"; done
+         done
+         section all /replay /commands.0 $nodes",
+    )?;
+    seen.assert_powered_off();
+    let whole = |completion: Result<Completion>| show(&completion);
+    let host: Vec<String> = host.lines().map(|line| whole(line.parse())).collect();
+    let guest: Vec<String> = seen.completions("all").into_iter().map(whole).collect();
+    assert_eq!(guest, host);
+    Ok(())
 }

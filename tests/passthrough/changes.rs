@@ -28,13 +28,18 @@ const SCRIPT: &str = "
     section stuck outcome stuck
     section well-again await read_one 0
 
-    # Under load, a disk is gone for a while.
-    disk=$(disk 0:0:0:1)
-    in_background load fio --name=load --filename=$disk --direct=1 --ioengine=libaio --iodepth=8 --thread \
-      --rw=randwrite --bsrange=4k-256k --size=16m --loops=3 --verify=crc32c --verify_fatal=1 --eta=never --output=/tmp/fio
+    # Under load, a disk is gone for a while, and the load with it.
+    load() {
+      fio --name=load --filename=$(disk 0:0:0:1) --direct=1 --ioengine=libaio --iodepth=8 --thread \
+        --rw=randwrite --bsrange=4k-256k --size=16m --verify=crc32c --verify_fatal=1 --eta=never --output=/tmp/fio \"$@\"
+    }
+    in_background load load --time_based --runtime=600
     sleep 2
+    section loads sh -c '[ ! -e /tmp/load.status ]'
     tell load
     section load outcome load
+    section back await read_one 1
+    section load-again load
 
     # Another disk takes the address.
     section first marker
@@ -97,7 +102,16 @@ fn devices_that_hang_vanish_or_change_harm_nobody_else() -> Result<()> {
 
     let seen = machine.finish(running)?;
     seen.assert_powered_off();
-    seen.assert_good(&["other", "hangs-still", "well-again", "load", "restored"]);
+    seen.assert_good(&[
+        "other",
+        "hangs-still",
+        "well-again",
+        "loads",
+        "back",
+        "load-again",
+        "restored",
+    ]);
+    assert!(!seen.section("load").unwrap().contains("status 0"), "a disk that is gone fails");
     assert_eq!(seen.section("first"), Some("firststatus 0\n"));
     for refused in ["other-1", "other-2"] {
         assert_eq!(seen.section(refused), Some("status 1\n"), "no command reaches the other disk");

@@ -41,7 +41,6 @@ const USE_DISKS: &str = "
     section follows-0 await has 0 64
     section follows-1 await has 1 64
     for lun in 0 1; do section oversize-$lun /replay /commands.$lun $(generic 0:0:0:$lun); done
-    section after sh -c \"dd if=$disk bs=4M count=2 iflag=direct 2>/dev/null | sha256sum\"
     section complaints complaints
 ";
 
@@ -62,6 +61,8 @@ fn large_transfers_work_on_a_host_that_carries_little() -> Result<()> {
     for (lun, (device, block)) in gadget.devices().iter().zip([512, 4096]).enumerate() {
         device.set("max_sectors", "512")?;
         assert_eq!(device.queue("max_hw_sectors_kb")?, "256");
+        let node = File::open(device.block())?;
+        assert!(read(512 << 10, block).execute(&node).is_err(), "the host carries no more");
         machine.pass(&device.block(), "");
         machine.carry(REPLAY, lun, &[read(256 << 10, block), write(&written, block)])?;
     }
@@ -77,7 +78,7 @@ fn large_transfers_work_on_a_host_that_carries_little() -> Result<()> {
     let sum = sha256(&data);
     for (lun, blocks) in [(0, "00 00 02 00"), (1, "00 00 00 40")] {
         assert_eq!(seen.section(&format!("limit-{lun}")).unwrap(), "256\nstatus 0\n");
-        let page = format!("00 b0 00 3c 00 00 00 00 {blocks} {blocks}\n");
+        let page = format!("00 b0 00 3c 00 00 00 00 {blocks} 00 00 00 00\n");
         seen.assert_has(&format!("page-{lun}"), &[&page]);
         seen.assert_has(&format!("read-{lun}"), &[&sum]);
         seen.assert_good(&[&format!("write-{lun}"), &format!("follows-{lun}")]);

@@ -1,15 +1,18 @@
 //! The command line.
 //!
 //! This file owns its options and the text of `--help`. It must not know what a configuration
-//! holds.
+//! holds, but for how a time is written.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 use storage::lun::passthrough::policy::{CommandPattern, PolicySpec, Preset};
 use storage::lun::spec::{Identity, Naa, Overlay, PassthroughSpec, is_printable};
+use storage::scsi::designator::Designator;
 
+use crate::config;
 use crate::printable::printable;
 use crate::spec::PRESETS;
 
@@ -60,12 +63,21 @@ pub(crate) struct Probe {
     /// Not even then
     #[arg(long, value_name = "COMMAND", value_delimiter = ',')]
     deny: Vec<CommandPattern>,
+    /// What the device must be: naa.…, eui.…, t10.… or name.…
+    #[arg(long, value_name = "DESIGNATOR")]
+    expect: Option<Designator>,
     /// Refuse whatever modifies anything
     #[arg(long)]
     read_only: bool,
+    /// How long a command may take, as in 90s
+    #[arg(long, value_name = "TIME", value_parser = timeout)]
+    timeout: Option<Duration>,
     /// Others use the same nexus
     #[arg(long)]
     shared_nexus: bool,
+    /// Even though the host uses it
+    #[arg(long)]
+    force: bool,
     /// The socket of a broker
     #[arg(long, value_name = "SOCKET")]
     broker: Option<PathBuf>,
@@ -83,6 +95,10 @@ fn serial(text: &str) -> Result<String, String> {
     if fits { Ok(text.to_owned()) } else { Err(why()) }
 }
 
+fn timeout(text: &str) -> Result<Duration, String> {
+    config::time(text).ok_or_else(|| "must be a time from 1ms to 24h".into())
+}
+
 impl Probe {
     /// The LUN that the device would be.
     pub(crate) fn spec(&self) -> PassthroughSpec {
@@ -93,8 +109,11 @@ impl Probe {
                 allow: self.allow.clone(),
                 deny: self.deny.clone(),
             },
+            expect: self.expect.clone(),
             read_only: self.read_only,
+            timeout: self.timeout,
             shared_nexus: self.shared_nexus,
+            force: self.force,
             broker: self.broker.clone(),
             overlay: Overlay { serial: self.serial.clone(), wwn: self.wwn },
             ..PassthroughSpec::new(&self.path)
@@ -159,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_bad_command_line_exits_with_2() {
-        let bad: [&[&str]; 14] = [
+        let bad: [&[&str]; 17] = [
             &[],
             &["--check"],
             &["--config", "a", "--check=no"],
@@ -173,6 +192,9 @@ mod tests {
             &["probe", "a", "--policy", "all"],
             &["probe", "a", "--deny", "x"],
             &["probe", "a", "--serial", ""],
+            &["probe", "a", "--expect", "5001405000000001"],
+            &["probe", "a", "--timeout", "90"],
+            &["probe", "a", "--timeout", "0s"],
             &["--config", "a", "probe", "b"],
         ];
         for arguments in bad {
@@ -199,15 +221,18 @@ mod tests {
         let default = PassthroughSpec::new("/dev/sg1".as_ref());
         assert_eq!(probe(&[]), (false, default.clone()));
         let all = "--json --policy cluster --allow 4c,5e/01 --allow c0-ff --deny 42 --read-only \
-                   --shared-nexus --broker s --serial S1 --wwn naa.5001438012345678";
+                   --expect naa.5001405000000001 --timeout 90s --force --shared-nexus --broker s --serial S1 --wwn naa.5001438012345678";
         let spec = PassthroughSpec {
             policy: PolicySpec {
                 preset: Preset::Cluster,
                 allow: ["4c", "5e/01", "c0-ff"].map(|text| text.parse().unwrap()).into(),
                 deny: vec!["42".parse().unwrap()],
             },
+            expect: Some("naa.5001405000000001".parse().unwrap()),
             read_only: true,
+            timeout: Some(Duration::from_secs(90)),
             shared_nexus: true,
+            force: true,
             broker: Some("s".into()),
             overlay: Overlay {
                 serial: Some("S1".into()),

@@ -3,6 +3,7 @@
 
 use std::io;
 
+use storage::host::sysfs::Sysfs;
 use storage::lun::passthrough::Passthrough;
 use storage::lun::spec::LunSpec;
 
@@ -20,8 +21,9 @@ const DESCRIPTORS_OF_CONTROLLER: u64 = 16;
 const DESCRIPTORS_OF_QUEUE: u64 = 12;
 /// Of an emulated disk: its medium.
 const DESCRIPTORS_OF_DISK: u64 = 1;
-/// Of a SCSI device: its node, twice while it is opened again.
-const DESCRIPTORS_OF_DEVICE: u64 = 2;
+/// Of a node of a SCSI device, or of a multipath map and each of its paths: it is open twice while
+/// the device is opened again.
+const DESCRIPTORS_OF_NODE: u64 = 2;
 /// Of each command of a device that goes by a broker: a connection.
 const DESCRIPTORS_OF_BROKERED: u64 = 1;
 
@@ -41,9 +43,10 @@ fn of_lun(spec: &LunSpec) -> u64 {
     match spec {
         LunSpec::Disk(_) => DESCRIPTORS_OF_DISK,
         LunSpec::Passthrough(device) => {
+            let paths = Sysfs::default().paths_of(&device.path) as u64;
             let depth = device.queue_depth.unwrap_or(Passthrough::MAX_DEPTH);
             let brokered = device.broker.as_ref().map_or(0, |_| u64::from(depth));
-            DESCRIPTORS_OF_DEVICE + DESCRIPTORS_OF_BROKERED * brokered
+            DESCRIPTORS_OF_NODE * (1 + paths) + DESCRIPTORS_OF_BROKERED * brokered
         }
     }
 }

@@ -7,9 +7,10 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use storage::host::broker::protocol::{PERSISTENT_RESERVE_IN, PERSISTENT_RESERVE_OUT, Vport};
+use storage::scsi::cdb::Cdb;
+use storage::scsi::command::service_action;
 use storage::scsi::designator::Designator;
 use storage::scsi::sense::{Sense, SenseCode};
-use storage::scsi::wire::u16_at;
 
 use crate::peer::Peer;
 
@@ -110,10 +111,10 @@ pub struct Codes {
 }
 
 impl Allow {
-    fn verdict(&self, cdb: &[u8], parameters: &[u8]) -> Result<(), Sense> {
+    fn verdict(&self, cdb: &[u8], parameters: Option<&[u8]>) -> Result<(), Sense> {
         let opcode = cdb.first().copied().unwrap_or(0);
         let named = || self.commands.iter().filter(|pattern| pattern.opcodes.contains(&opcode));
-        let action = service_action(cdb);
+        let action = service_action(&Cdb::new(cdb));
         if named().any(|pattern| pattern.service_action.is_none_or(|named| named == action)) {
             return Ok(());
         }
@@ -126,29 +127,28 @@ impl Allow {
     }
 }
 
-/// SERVICE ACTION, wherever the command has it.
-fn service_action(cdb: &[u8]) -> u16 {
-    const VARIABLE_LENGTH: u8 = 0x7f;
-    match cdb.first() {
-        Some(&VARIABLE_LENGTH) => u16_at(cdb, 8),
-        _ => u16::from(cdb.get(1).copied().unwrap_or(0) & 0x1f),
-    }
-}
-
 /// Whether a PERSISTENT RESERVE OUT registers nobody but who sends it.
-fn own_registration(cdb: &[u8], parameters: &[u8]) -> Result<(), Sense> {
+fn own_registration(cdb: &[u8], parameters: Option<&[u8]>) -> Result<(), Sense> {
     const REGISTER_AND_MOVE: u16 = 0x07;
     const SPEC_I_PT: u8 = 0x08;
-    if service_action(cdb) == REGISTER_AND_MOVE {
+    const PARAMETER_LIST_LENGTH: usize = 5;
+    let cdb = Cdb::new(cdb);
+    if service_action(&cdb) == REGISTER_AND_MOVE {
         return Err(Sense::invalid_field(1, Some(4)));
     }
-    if parameters.get(20).is_some_and(|flags| flags & SPEC_I_PT != 0) {
+    let Some(list) = parameters else { return Ok(()) };
+    // Of a list that is shorter than the CDB says, a device may make up the rest.
+    if usize::try_from(cdb.u32(PARAMETER_LIST_LENGTH)) != Ok(list.len()) {
+        return Err(SenseCode::PARAMETER_LIST_LENGTH_ERROR.into());
+    }
+    if list.get(20).is_some_and(|flags| flags & SPEC_I_PT != 0) {
         return Err(Sense::invalid_parameter(20, Some(3)));
     }
     Ok(())
 }
 
-/// How much clients may ask for at a time. A client is a user in a control group.
+/// How much clients may ask for at a time. A client is whoever the first rule that applies to it
+/// knows by its control group, or else a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Connections of all clients.
@@ -176,13 +176,14 @@ impl Default for Limits {
 }
 
 impl Policy {
-    /// Whether any rule applies to a peer.
+    /// By what the first rule that applies to a peer knows it.
     #[must_use]
-    pub fn knows(&self, peer: &Peer) -> bool {
-        self.rules_of(peer).next().is_some()
+    pub fn known(&self, peer: &Peer) -> Option<&Who> {
+        self.rules_of(peer).next().map(|rule| &rule.who)
     }
 
-    /// Whether a peer may send a command with this parameter list to a logical unit.
+    /// Whether a peer may send a command with this parameter list to a logical unit; `None` asks
+    /// about the command alone.
     ///
     /// # Errors
     /// What the command ends with where it may not, or where the device does not tell who it is.
@@ -190,7 +191,7 @@ impl Policy {
         &self,
         peer: &Peer,
         cdb: &[u8],
-        parameters: &[u8],
+        parameters: Option<&[u8]>,
         names: impl FnOnce() -> io::Result<Vec<Designator>>,
     ) -> Result<(), Refused> {
         self.unit(peer, names, |allow| allow.verdict(cdb, parameters))
@@ -244,7 +245,7 @@ impl Policy {
             };
             match verdict(&rule.allow) {
                 Ok(()) if applies => return Ok(()),
-                Err(sense) if applies && sense.field.is_some() => refused.sense = sense,
+                Err(sense) if applies && sense.code != refused.sense.code => refused.sense = sense,
                 _ => {}
             }
         }

@@ -39,7 +39,7 @@ fn name(text: &str) -> Designator {
 }
 
 fn judge(peer: &Peer, cdb: &[u8], parameters: &[u8], unit: &str) -> Result<(), (u8, u8)> {
-    let judged = policy().command(peer, cdb, parameters, || Ok(vec![name(unit)]));
+    let judged = policy().command(peer, cdb, Some(parameters), || Ok(vec![name(unit)]));
     judged.map_err(|refused| (refused.sense.code.asc, refused.sense.code.ascq))
 }
 
@@ -81,9 +81,17 @@ fn reservations_do_not_cover_other_initiators() {
     assert_eq!(judge(&guest(), &[0x5f, 7], &[0; 24], UNIT), Err((0x24, 0)));
     let mut list = [0; 24];
     list[20] = 0x0d;
-    assert_eq!(judge(&guest(), &[0x5f, 0], &list, UNIT), Err((0x26, 0)));
+    let register = [0x5f, 0, 0, 0, 0, 0, 0, 0, 24, 0];
+    assert_eq!(judge(&guest(), &register, &list, UNIT), Err((0x26, 0)));
     list[20] = 0x05;
-    assert_eq!(judge(&guest(), &[0x5f, 0], &list, UNIT), Ok(()));
+    assert_eq!(judge(&guest(), &register, &list, UNIT), Ok(()));
+    // What is not sent cannot be judged.
+    for len in [0, 20, 23] {
+        assert_eq!(judge(&guest(), &register, &list[..len], UNIT), Err((0x1a, 0)), "{len}");
+    }
+    let longer = [0x5f, 0, 0, 0, 0, 0, 1, 0, 24];
+    assert_eq!(judge(&guest(), &longer, &list, UNIT), Err((0x1a, 0)));
+    policy().command(&guest(), &register, None, || Ok(vec![name(UNIT)])).unwrap();
     // By its operation code, everything is meant.
     let other = peer(1, &[36], "");
     list[20] = 0x08;
@@ -102,14 +110,14 @@ fn a_device_is_asked_for_its_name_once_and_only_if_that_matters() {
         Err(io::Error::other("hm"))
     };
     let both = peer(107, &[36], "/machine.slice/guest1.scope");
-    let refused = policy().command(&both, &[0x5e], &[], names).unwrap_err();
+    let refused = policy().command(&both, &[0x5e], None, names).unwrap_err();
     assert_eq!(refused.why, "the device does not tell who it is: hm");
     assert_eq!(asked.get(), 1);
     policy().reset(&peer(0, &[0], ""), names).unwrap();
-    policy().command(&peer(5, &[5], ""), &[0x5e], &[], names).unwrap_err();
+    policy().command(&peer(5, &[5], ""), &[0x5e], None, names).unwrap_err();
     assert_eq!(asked.get(), 1);
     assert!(policy().reset(&guest(), || Ok(vec![name(UNIT)])).is_err());
-    assert!(policy().knows(&guest()) && !policy().knows(&peer(5, &[5], "")));
+    assert!(policy().known(&guest()).is_some() && policy().known(&peer(5, &[5], "")).is_none());
 }
 
 #[test]

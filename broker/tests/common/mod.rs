@@ -41,6 +41,8 @@ pub struct Unit {
     pub does: Mutex<Does>,
     pub seen: Mutex<Vec<(Vec<u8>, Vec<u8>)>>,
     pub resets: Mutex<u32>,
+    /// How long the last command may take.
+    pub timeout: Mutex<Duration>,
     /// Cut by the test: it does not tell its name.
     pub nameless: Mutex<bool>,
     freed: Condvar,
@@ -52,6 +54,7 @@ impl Unit {
             does: Mutex::new(Does::End(Completion::default(), Vec::new())),
             seen: Mutex::default(),
             resets: Mutex::default(),
+            timeout: Mutex::default(),
             nameless: Mutex::default(),
             freed: Condvar::new(),
         }
@@ -94,6 +97,7 @@ impl ScsiHost for Unit {
             }
             _ => Vec::new(),
         };
+        *self.timeout.lock().unwrap() = request.timeout;
         self.seen.lock().unwrap().push((request.cdb.to_vec(), out));
         let does = self.does.lock().unwrap();
         let does = self.freed.wait_while(does, |does| matches!(does, Does::Hang)).unwrap();
@@ -102,6 +106,10 @@ impl ScsiHost for Unit {
             Does::Fail(errno) => Err(io::Error::from_raw_os_error(*errno)),
             Does::Hang => unreachable!(),
         }
+    }
+
+    fn carries(&self, _: &[u8]) -> bool {
+        true
     }
 
     fn reset_logical_unit(&self) -> io::Result<()> {
@@ -132,6 +140,10 @@ impl ScsiHost for Shared {
         self.0.execute(request)
     }
 
+    fn carries(&self, _: &[u8]) -> bool {
+        true
+    }
+
     fn reset_logical_unit(&self) -> io::Result<()> {
         self.0.reset_logical_unit()
     }
@@ -154,7 +166,7 @@ impl Devices for Files {
         .unwrap();
         let flags = status.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
         let writable = flags.trim().ends_with('2');
-        Ok(Device { host: Box::new(Shared(unit)), writable, number })
+        Ok(Device { host: Box::new(Shared(unit)), writable, number, vouched: None })
     }
 }
 

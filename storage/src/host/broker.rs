@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 use self::connection::{Broken, Connection, Exchange};
 use self::protocol::{Kind, Vport, plain};
 use super::{Completion, Request};
+use crate::scsi::cdb::Cdb;
+use crate::scsi::command::service_action;
 
 pub mod channel;
 mod connection;
@@ -29,6 +31,8 @@ pub mod protocol;
 const RECONNECT: Duration = Duration::from_secs(5);
 /// How long to wait between two attempts to reach it.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long nobody asks again what a broker can do that has not said.
+const SILENCE: Duration = Duration::from_secs(60);
 /// How often a request is sent that does not get out whole.
 const ATTEMPTS: u32 = 3;
 /// Connections that are kept for later.
@@ -52,7 +56,9 @@ struct State {
     busy: HashMap<u64, UnixStream>,
     next: u64,
     /// What the broker lets through, by operation code and service action.
-    known: HashMap<(u8, u8), bool>,
+    known: HashMap<(u8, u16), bool>,
+    /// When it was found out that the broker does not say.
+    silent: Option<Instant>,
 }
 
 impl Broker {
@@ -85,8 +91,9 @@ impl Broker {
     /// # Errors
     /// `PermissionDenied` for a command that this broker's protocol does not carry. The host's own,
     /// where there is no broker. Otherwise nobody knows whether the command was carried out:
-    /// `UnexpectedEof` or `ConnectionReset` where the broker vanished meanwhile, `TimedOut` where
-    /// it does not answer, `InvalidData` where it violates the protocol.
+    /// `UnexpectedEof` or `ConnectionReset` where the broker vanished meanwhile, `InvalidData` where
+    /// it violates the protocol, `TimedOut` where it does not answer one that brings data. Any other
+    /// may change the medium as long as there is no answer: that is waited for.
     pub fn execute(&self, fd: BorrowedFd<'_>, mut request: Request<'_>) -> io::Result<Completion> {
         self.exchange(|connection| connection.command(fd, &mut request))
     }
@@ -120,17 +127,22 @@ impl Broker {
     /// answers; while there is none it is what was true last, or what any broker can do.
     #[must_use]
     pub fn can(&self, fd: BorrowedFd<'_>, cdb: &[u8]) -> bool {
-        let name = (cdb.first().copied().unwrap_or(0), cdb.get(1).copied().unwrap_or(0) & 0x1f);
-        if let Some(&known) = self.lock().known.get(&name) {
+        let name = (cdb.first().copied().unwrap_or(0), service_action(&Cdb::new(cdb)));
+        let (known, silent) = {
+            let state = self.lock();
+            (state.known.get(&name).copied(), state.silent.is_some_and(|at| at.elapsed() < SILENCE))
+        };
+        if let Some(known) = known {
             return known;
         }
-        match self.find_out(fd, cdb) {
-            Ok(can) => {
-                self.lock().known.insert(name, can);
-                can
-            }
-            Err(_) => plain::transfer(cdb.get(..1).unwrap_or(&[])).is_some(),
+        let found = if silent { None } else { self.find_out(fd, cdb).ok() };
+        let mut state = self.lock();
+        match found {
+            Some(can) => drop(state.known.insert(name, can)),
+            None if !silent => state.silent = Some(Instant::now()),
+            None => {}
         }
+        found.unwrap_or_else(|| plain::transfer(cdb.get(..1).unwrap_or(&[])).is_some())
     }
 
     /// Gives up: commands in flight fail, and so does everything from now on, with
@@ -139,6 +151,10 @@ impl Broker {
         let mut state = self.lock();
         state.closed = true;
         state.idle.clear();
+        if !state.busy.is_empty() {
+            let (count, path) = (state.busy.len(), self.path.display());
+            log::warn!("{count} commands are left to the broker at {path}, and may go on");
+        }
         // A socket that is closed already needs no shutdown.
         state.busy.values().for_each(|socket| drop(socket.shutdown(Shutdown::Both)));
         self.closed.notify_all();
@@ -229,7 +245,9 @@ impl Broker {
         loop {
             let error = match Connection::new(&self.path) {
                 Ok(connection) => {
-                    self.lock().known.clear();
+                    let mut state = self.lock();
+                    state.known.clear();
+                    state.silent = None;
                     return Ok(connection);
                 }
                 Err(error) => error,

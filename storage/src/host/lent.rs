@@ -36,6 +36,11 @@ impl ScsiHost for LentDevice {
         Command::of(&request)?.sg_io_alone(&self.file).map(Completion::from)
     }
 
+    /// Whoever lends it knows.
+    fn carries(&self, _: &[u8]) -> bool {
+        true
+    }
+
     fn reset_logical_unit(&self) -> io::Result<()> {
         sys::reset_device(&self.file)
     }

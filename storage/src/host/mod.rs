@@ -45,9 +45,14 @@ pub trait ScsiHost: fmt::Debug + Send + Sync {
 
     /// Whether it is for this process to send commands with the opcode and service action of
     /// `cdb`; what is not ends with `PermissionDenied`.
-    fn carries(&self, _cdb: &[u8]) -> bool {
-        true
-    }
+    fn carries(&self, cdb: &[u8]) -> bool;
+
+    /// Takes note of paths that have come, gone, or come back, where there are several. Waits for
+    /// the device.
+    fn refresh_paths(&self) {}
+
+    /// Nobody waits for commands under way any more; what another process has of them may go on.
+    fn close(&self) {}
 
     /// What it can carry, as of now.
     ///

@@ -77,6 +77,13 @@ impl ScsiHost for Privileged {
         }
     }
 
+    fn close(&self) {
+        self.device.close();
+        if let Some(broker) = &self.broker {
+            broker.close();
+        }
+    }
+
     fn limits(&self) -> io::Result<HostLimits> {
         self.device.limits()
     }
@@ -105,6 +112,10 @@ mod tests {
                 0 => Ok(Completion::default()),
                 _ => Err(io::Error::from_raw_os_error(libc::EPERM)),
             }
+        }
+
+        fn carries(&self, cdb: &[u8]) -> bool {
+            self.kernel_allows(cdb)
         }
 
         fn reset_logical_unit(&self) -> io::Result<()> {
@@ -159,5 +170,7 @@ mod tests {
         assert_eq!(host.reset_logical_unit().unwrap_err().kind(), io::ErrorKind::NotFound);
         assert_eq!(*device.seen.lock().unwrap(), [0]);
         assert!(host.can(&[0x5e, 0]) && !host.can(&[0x89]));
+        host.close();
+        assert_eq!(send(&host, &[0x5e]).unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
     }
 }

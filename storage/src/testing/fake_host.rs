@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +21,9 @@ pub struct FakeHost {
     sent: Mutex<Vec<Sent>>,
     holds: Mutex<Vec<Hold>>,
     resets: Mutex<Resets>,
+    /// How often its paths were looked at.
+    refreshes: AtomicUsize,
+    closed: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -245,6 +249,18 @@ impl FakeHost {
     }
 }
 
+impl FakeHost {
+    /// How often it was told to look at its paths, since it was asked last.
+    pub fn take_refreshes(&self) -> usize {
+        self.refreshes.swap(0, Ordering::SeqCst)
+    }
+
+    /// Whether nobody waits for its commands any more.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+}
+
 impl ScsiHost for FakeHost {
     fn execute(&self, mut request: Request<'_>) -> io::Result<Completion> {
         lock(&self.sent).push(Sent::of(&request));
@@ -252,6 +268,10 @@ impl ScsiHost for FakeHost {
             Some(outcome) => self.play(&mut request, outcome),
             None => self.device().execute(&mut request),
         }
+    }
+
+    fn carries(&self, _: &[u8]) -> bool {
+        true
     }
 
     fn reset_logical_unit(&self) -> io::Result<()> {
@@ -265,6 +285,14 @@ impl ScsiHost for FakeHost {
         }
         self.device().attentions.push_back(SenseCode::BUS_DEVICE_RESET_FUNCTION_OCCURRED);
         Ok(())
+    }
+
+    fn refresh_paths(&self) {
+        self.refreshes.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
     }
 
     fn limits(&self) -> io::Result<HostLimits> {

@@ -147,7 +147,7 @@ pub(super) const OF_DISKS: [Foreign; 11] = [
     ),
     ("direct", "commands never go through the host's page cache", "remove it"),
     ("write_cache", "the device has its own", "remove it, and set it on the host"),
-    ("discard", "the device itself answers UNMAP", "remove it; deny = [\"42\"] refuses UNMAP"),
+    ("discard", "the device itself answers UNMAP", "remove it; deny = [\"UNMAP\"] refuses it"),
     ("block_size", "the device has its own", "remove it"),
     ("physical_block_size", "the device has its own", "remove it"),
     ("rotational", "the device says it itself", "remove it"),

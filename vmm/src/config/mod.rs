@@ -37,6 +37,7 @@ use self::machine::Machine;
 pub(crate) use self::problems::Diagnostics;
 use self::problems::{Problems, Refusal};
 use self::tree::Table;
+pub(crate) use self::values::time;
 use crate::host::Host;
 use crate::spec::GuestSpec;
 

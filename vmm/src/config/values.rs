@@ -114,12 +114,15 @@ pub(super) fn sharing(value: &DeValue<'_>) -> Result<Sharing, Refusal> {
 /// A time: a string of digits and one of ms, s, m, h.
 pub(super) fn duration(value: &DeValue<'_>) -> Result<Duration, Refusal> {
     let form = "write a string such as \"60s\" (ms, s, m or h)";
-    let duration = value.as_str().and_then(duration_of_text);
-    let duration = duration.ok_or_else(|| Refusal::new("not a time", form))?;
-    if duration.is_zero() || duration > DURATION_MAX {
-        return Err(Refusal::new("out of range", "write a time from \"1ms\" to \"24h\""));
-    }
-    Ok(duration)
+    let text = value.as_str().filter(|text| duration_of_text(text).is_some());
+    let text = text.ok_or_else(|| Refusal::new("not a time", form))?;
+    let range = || Refusal::new("out of range", "write a time from \"1ms\" to \"24h\"");
+    time(text).ok_or_else(range)
+}
+
+/// What `text` says, if it is a time from 1ms to 24h.
+pub(crate) fn time(text: &str) -> Option<Duration> {
+    duration_of_text(text).filter(|time| !time.is_zero() && *time <= DURATION_MAX)
 }
 
 /// As [`duration`], or no time at all.

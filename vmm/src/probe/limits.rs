@@ -10,6 +10,9 @@ use super::model::Limit;
 
 /// Bytes of what virtio-scsi counts in.
 const SECTOR: u64 = 512;
+/// What a controller without limits reports.
+const MAX_SECTORS: u64 = 0xffff;
+const SEG_MAX: u32 = 254;
 
 /// All limits, those that a guest is told first; `page` is its Block Limits page, if it has one.
 pub(super) fn told(host: &HostLimits, limits: &Limits, page: Option<&[u8]>) -> Vec<Limit> {
@@ -22,8 +25,10 @@ pub(super) fn told(host: &HostLimits, limits: &Limits, page: Option<&[u8]>) -> V
         guests("maximum transfer length", maximum.into(), "blocks", of_device(limits, maximum));
         guests("optimal transfer length", optimal.into(), "blocks", of_device(limits, optimal));
     }
-    let sectors = limits.max_transfer() / SECTOR;
+    let sectors = (limits.max_transfer() / SECTOR).min(MAX_SECTORS);
     guests("virtio max_sectors", sectors, "sectors", "the least of these, for all LUNs");
+    let segments = limits.max_segments.min(SEG_MAX).into();
+    guests("virtio seg_max", segments, "segments", "the least of all LUNs and of the queue");
     let mut others = |name, value, unit, from| {
         rows.push(Limit { name, value, unit, from, effective: false });
     };
@@ -78,10 +83,15 @@ mod tests {
         assert_eq!(rows[0], ("maximum transfer length", 1024, "max_sectors_kb of the host"));
         assert_eq!(rows[1], ("optimal transfer length", 64, DEVICE));
         assert_eq!((rows[2].0, rows[2].1), ("virtio max_sectors", 1024));
+        assert_eq!((rows[3].0, rows[3].1), ("virtio seg_max", 254));
         let mut device = FakeDevice::default();
         device.limits.max_segments = 65;
         let rows = told(device, [512, 512]);
         assert_eq!(rows[0].2, "segments of the host, a page each");
-        assert_eq!(rows[2].1, 512);
+        assert_eq!((rows[2].1, rows[3].1), (512, 65));
+        let mut device = FakeDevice::default();
+        (device.limits.max_bytes, device.limits.max_hw_bytes) = (1 << 30, 1 << 30);
+        device.limits.max_segments = u32::MAX;
+        assert_eq!(told(device, [1 << 21, 0])[2].1, 0xffff);
     }
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use storage::host::broker::Broker;
 use storage::host::privileged::Privileged;
 use storage::host::sg::SgDevice;
-use storage::host::{filter, privilege};
+use storage::host::{Options, filter, privilege};
 use storage::lun;
 use storage::lun::spec::{LunSpec, PassthroughSpec};
 
@@ -63,7 +63,7 @@ pub(crate) fn run(options: &Probe) -> ExitCode {
         host: &host,
         device: whereabouts(&device),
         senders: Senders { direct: &direct, broker: broker.is_some().then_some(&by_broker) },
-        missing: obstacles(&spec),
+        missing: obstacles(&spec, &device),
     };
     let report = match look::report(subject) {
         Ok(report) => report,
@@ -109,7 +109,7 @@ fn whereabouts(host: &SgDevice) -> Device {
 }
 
 /// What would keep a guest from having it now.
-fn obstacles(spec: &PassthroughSpec) -> Vec<Missing> {
+fn obstacles(spec: &PassthroughSpec, device: &SgDevice) -> Vec<Missing> {
     let opened = lun::check(&LunSpec::Passthrough(spec.clone()));
     let refused = opened.err().map(|error| {
         missing::line("a guest cannot open it", printable(&error.why()), printable(&error.remedy()))
@@ -119,5 +119,15 @@ fn obstacles(spec: &PassthroughSpec) -> Vec<Missing> {
         let effect = format!("does not serve ({error}), and so its commands are refused");
         missing::line("the broker", effect, "start it, or correct its path")
     });
-    refused.into_iter().chain(broker).collect()
+    let paths = device.legs().into_iter().filter_map(|path| no_path(spec, &path));
+    refused.into_iter().chain(broker).chain(paths).collect()
+}
+
+/// Why nothing is reserved by this path of a map.
+fn no_path(spec: &PassthroughSpec, path: &Path) -> Option<Missing> {
+    let options = Options { read_only: spec.read_only, shared_nexus: true, force: true };
+    let error = SgDevice::check(path, &options).err()?;
+    let what = format!("the path {}", printable(&path.to_string_lossy()));
+    let effect = printable(&format!("no reservations go by it: it {error}"));
+    Some(missing::line(what, effect, printable(&error.remedy(path))))
 }

@@ -123,7 +123,10 @@ impl Channel {
     /// # Errors
     /// The host's own.
     pub fn wait_for_more(&self) -> io::Result<()> {
-        self.wait(libc::POLLIN, None)
+        while self.is_quiet() {
+            self.wait(libc::POLLIN, None)?;
+        }
+        Ok(())
     }
 
     /// Whether the other end is there, and has sent nothing that nobody has received.

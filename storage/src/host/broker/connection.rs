@@ -113,7 +113,8 @@ impl Connection {
         let deadline = Instant::now() + PATIENCE;
         self.send(&cdb, Some(fd), deadline)?;
         self.send(&parameters, None, deadline)?;
-        let deadline = reply_deadline(request.timeout);
+        let brings_data = cdb[0] == PERSISTENT_RESERVE_IN;
+        let deadline = self.reply_deadline(brings_data, request.timeout)?;
         let mut reply = [0; plain::REPLY_LEN];
         self.channel.receive(&mut reply, deadline)?;
         let most = if cdb[0] == PERSISTENT_RESERVE_IN { u16_at(&cdb, 7) } else { 0 };
@@ -163,7 +164,8 @@ impl Connection {
         let deadline = Instant::now() + PATIENCE;
         self.send(&header.to_bytes(), fd, deadline)?;
         self.send(out, None, deadline)?;
-        let deadline = reply_deadline(header.timeout);
+        let only_tells = header.direction == Direction::In || header.kind == Kind::Ask;
+        let deadline = self.reply_deadline(only_tells, header.timeout)?;
         let mut start = [0; Reply::LEN];
         self.channel.receive(&mut start, deadline)?;
         let most = if header.direction == Direction::In { header.len } else { 0 };
@@ -178,6 +180,17 @@ impl Connection {
             put(request, &data);
         }
         Ok(reply)
+    }
+
+    /// By when the reply is to be there. What changes something must not be done after it was
+    /// said to have failed: its reply is waited for, or the end of the connection. Even a broker
+    /// that is killed closes that only once its command at a block node has ended.
+    fn reply_deadline(&self, only_tells: bool, timeout: Duration) -> io::Result<Instant> {
+        const LONGEST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+        if !only_tells {
+            self.channel.wait_for_more()?;
+        }
+        Ok(Instant::now() + timeout.min(LONGEST) + GRACE)
     }
 
     fn send(
@@ -234,11 +247,6 @@ fn is_cut(sent: &[u8; plain::CDB_LEN], request: &Request<'_>, data: &[u8]) -> bo
     sent < asked && sent < buf.len() && data.len() == sent
 }
 
-fn reply_deadline(timeout: Duration) -> Instant {
-    const LONGEST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-    Instant::now() + timeout.min(LONGEST) + GRACE
-}
-
 fn refusal(sense: Sense, request: &Request<'_>) -> Completion {
     Completion {
         status: Status::CHECK_CONDITION,
@@ -281,4 +289,29 @@ fn succeeded(reply: &Reply) -> io::Result<()> {
 
 fn denied() -> io::Error {
     io::Error::from_raw_os_error(libc::EPERM)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::{RecvTimeoutError, channel};
+    use std::thread;
+
+    #[test]
+    fn what_changes_something_is_waited_for_whatever_time_it_may_take() {
+        let (ours, broker) = UnixStream::pair().unwrap();
+        let connection = Connection { channel: Channel::new(ours).unwrap(), extended: true };
+        let soon = connection.reply_deadline(true, Duration::ZERO).unwrap();
+        assert!(soon <= Instant::now() + GRACE);
+        let (done, awaited) = channel();
+        let waits = thread::spawn(move || {
+            // The deadline would be long past.
+            done.send(connection.reply_deadline(false, Duration::ZERO).is_ok()).unwrap();
+        });
+        let early = awaited.recv_timeout(Duration::from_millis(50));
+        assert_eq!(early, Err(RecvTimeoutError::Timeout));
+        drop(broker);
+        assert_eq!(awaited.recv_timeout(Duration::from_secs(60)), Ok(true));
+        waits.join().unwrap();
+    }
 }

@@ -280,3 +280,13 @@ fn commands_do_not_wait_for_each_other() {
         assert_eq!(first.join().unwrap().unwrap().1[0], b'1');
     });
 }
+
+#[test]
+fn a_broker_that_is_not_there_is_not_asked_for_long_what_it_can_do() {
+    let broker =
+        Broker::new("/nonexistent/socket".as_ref()).with_reconnect(Duration::from_secs(3600));
+    for opcode in 0..=0xff {
+        let can = broker.can(device().as_fd(), &[opcode, 0]);
+        assert_eq!(can, matches!(opcode, 0x5e | 0x5f), "{opcode:x}");
+    }
+}

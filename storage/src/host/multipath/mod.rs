@@ -6,12 +6,12 @@
 //! remembered, and reads of all of them as of one.
 //!
 //! Which path the next command takes, nobody is told. So a path that has come back is registered
-//! when somebody notices ([`Multipath::restored`]), and otherwise when a command comes back with
+//! when somebody notices ([`ScsiHost::refresh_paths`]), and otherwise when a command comes back with
 //! RESERVATION CONFLICT by it, which then is sent once more.
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::Path as FilePath;
+use std::path::{Path as FilePath, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -44,9 +44,21 @@ pub struct Path {
 #[derive(Debug)]
 pub struct Multipath {
     map: Arc<dyn ScsiHost>,
+    /// What its paths are opened by.
+    legs: Option<Legs>,
     paths: Mutex<Arc<[Path]>>,
     reservations: Mutex<Reservations>,
     attentions: Mutex<Attentions>,
+}
+
+/// The paths of a map of the host's.
+#[derive(Debug)]
+struct Legs {
+    map: Arc<SgDevice>,
+    options: Options,
+    broker: Option<Arc<Broker>>,
+    /// The nodes that are open.
+    open: Mutex<Vec<PathBuf>>,
 }
 
 /// What the initiator has registered, and by which path it has reserved.
@@ -81,25 +93,39 @@ impl Multipath {
         let known = Registrations::unknown(paths.len());
         let paths: Arc<[Path]> = paths.into();
         let reservations = Mutex::new(Reservations { paths: Arc::clone(&paths), known });
-        Multipath { map, paths: Mutex::new(paths), reservations, attentions: Mutex::default() }
+        let (paths, attentions) = (Mutex::new(paths), Mutex::default());
+        Multipath { map, legs: None, paths, reservations, attentions }
     }
 
     /// The map that `map` has taken, over the paths that it has now. Commands that take privilege
     /// go by `broker`.
     ///
     /// # Errors
-    /// Where a path's node cannot be opened.
+    /// Where no path's node can be opened.
     pub fn open(
         map: Arc<SgDevice>,
         options: &Options,
         broker: Option<&Arc<Broker>>,
     ) -> Result<Multipath, OpenError> {
-        let paths = open_paths(&map, options, broker)?;
-        Ok(Multipath::new(Arc::new(Privileged::new(map, broker.cloned())), paths))
+        let (options, broker) = (*options, broker.cloned());
+        let host = Arc::new(Privileged::new(Arc::clone(&map) as Arc<dyn Direct>, broker.clone()));
+        let legs = Legs { map, options, broker, open: Mutex::default() };
+        let paths = legs.open()?;
+        Ok(Multipath { legs: Some(legs), ..Multipath::new(host, paths) })
+    }
+
+    /// Finds out whether [`Multipath::open`] would succeed, and takes nothing.
+    ///
+    /// # Errors
+    /// What [`Multipath::open`] would say.
+    pub fn check(map: &SgDevice, options: &Options) -> Result<(), OpenError> {
+        let options = of_paths(options);
+        let opened = map.legs().into_iter().map(|node| SgDevice::check(&node, &options));
+        opened.reduce(Result::or).unwrap_or(Ok(()))
     }
 
     /// Takes note of the paths that the map has now, where they are others than before.
-    pub fn set_paths(&self, paths: Vec<Path>) {
+    fn set_paths(&self, paths: Vec<Path>) {
         let paths: Arc<[Path]> = paths.into();
         *self.paths.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&paths);
         let mut reservations = self.lock();
@@ -111,8 +137,13 @@ impl Multipath {
 
     /// Registers the initiator on paths on which it is not, if it still is on any: to be called
     /// when a path comes back.
-    pub fn restored(&self) {
+    fn restored(&self) {
         self.repair(&mut self.lock(), REPAIR_TIMEOUT);
+    }
+
+    /// The paths; a command that hangs on one of them does not keep them.
+    fn paths(&self) -> Arc<[Path]> {
+        Arc::clone(&self.paths.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn lock(&self) -> MutexGuard<'_, Reservations> {
@@ -172,20 +203,53 @@ const REPAIR_TIMEOUT: Duration = Duration::from_secs(30);
 /// Unit attentions that a path may have.
 const MOST_ATTENTIONS: usize = 8;
 
-fn open_paths(
-    map: &SgDevice,
-    options: &Options,
-    broker: Option<&Arc<Broker>>,
-) -> Result<Vec<Path>, OpenError> {
-    // The device mapper has them, and this process has that.
-    let options = Options { force: true, shared_nexus: true, ..*options };
-    let open = |node: &FilePath| {
-        let device = SgDevice::open(node, &options)?;
+impl Legs {
+    /// Opens the paths that the map has now.
+    fn open(&self) -> Result<Vec<Path>, OpenError> {
+        let (mut nodes, mut paths) = (Vec::new(), Vec::new());
+        let mut outcome = Ok(());
+        for node in self.map.legs() {
+            match self.open_one(&node) {
+                Ok(path) => {
+                    paths.push(path);
+                    nodes.push(node);
+                }
+                Err(error) => {
+                    let map = self.map.node().display();
+                    log::warn!("{}, a path of {map}, {error}", node.display());
+                    outcome = Err(error);
+                }
+            }
+        }
+        // A path may be away; not all of them.
+        if paths.is_empty() {
+            outcome?;
+        }
+        *self.nodes() = nodes;
+        Ok(paths)
+    }
+
+    fn open_one(&self, node: &FilePath) -> Result<Path, OpenError> {
+        let device = SgDevice::open(node, &of_paths(&self.options))?;
         let initiator = device.ports().initiator;
         let device: Arc<dyn Direct> = Arc::new(device);
-        Ok(Path { host: Arc::new(Privileged::new(device, broker.cloned())), initiator })
-    };
-    map.legs().iter().map(|node| open(node)).collect()
+        Ok(Path { host: Arc::new(Privileged::new(device, self.broker.clone())), initiator })
+    }
+
+    /// Whether the map has others now. One that went and came back has another name: the old one
+    /// is taken as long as it is open.
+    fn are_others(&self) -> bool {
+        *self.nodes() != self.map.legs()
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How the paths of a map are opened: the device mapper has them, and this process has that.
+fn of_paths(options: &Options) -> Options {
+    Options { force: true, shared_nexus: true, ..*options }
 }
 
 fn sent(outcome: io::Result<Completion>) -> Outcome {
@@ -253,17 +317,38 @@ impl ScsiHost for Multipath {
         Ok(outcome)
     }
 
+    fn carries(&self, cdb: &[u8]) -> bool {
+        match cdb.first() {
+            Some(&PERSISTENT_RESERVE_OUT) if !out::is_for_several(cdb) => false,
+            Some(&(PERSISTENT_RESERVE_IN | PERSISTENT_RESERVE_OUT)) => {
+                self.paths().iter().any(|path| path.host.carries(cdb))
+            }
+            _ => self.map.carries(cdb),
+        }
+    }
+
     fn reset_logical_unit(&self) -> io::Result<()> {
-        // A command that hangs there holds the other lock.
-        let paths = Arc::clone(&self.paths.lock().unwrap_or_else(PoisonError::into_inner));
         let mut outcome = Err(io::Error::from_raw_os_error(libc::ENODEV));
-        for path in paths.iter() {
+        for path in self.paths().iter() {
             outcome = path.host.reset_logical_unit();
             if outcome.is_ok() {
                 break;
             }
         }
         outcome
+    }
+
+    fn refresh_paths(&self) {
+        match self.legs.as_ref().filter(|legs| legs.are_others()).map(Legs::open) {
+            Some(Ok(paths)) => self.set_paths(paths),
+            // Why has been said; those that are open stay.
+            Some(Err(_)) | None => self.restored(),
+        }
+    }
+
+    fn close(&self) {
+        self.map.close();
+        self.paths().iter().for_each(|path| path.host.close());
     }
 
     fn limits(&self) -> io::Result<HostLimits> {

@@ -34,7 +34,7 @@ struct Command<'a> {
 
 impl Command<'_> {
     fn action(&self) -> u8 {
-        self.cdb.get(1).copied().unwrap_or(0) & 0x1f
+        action(self.cdb)
     }
 
     /// RESERVATION KEY
@@ -55,9 +55,7 @@ impl Command<'_> {
     fn refused(&self) -> Option<Sense> {
         let registers = matches!(self.action(), REGISTER | REGISTER_AND_IGNORE_EXISTING_KEY);
         match self.flags() {
-            _ if self.action() > REGISTER_AND_IGNORE_EXISTING_KEY => {
-                Some(Sense::invalid_field(1, Some(4)))
-            }
+            _ if !is_for_several(self.cdb) => Some(Sense::invalid_field(1, Some(4))),
             flags if registers && flags & SPEC_I_PT != 0 => {
                 Some(Sense::invalid_parameter(20, Some(3)))
             }
@@ -67,6 +65,15 @@ impl Command<'_> {
             _ => None,
         }
     }
+}
+
+fn action(cdb: &[u8]) -> u8 {
+    cdb.get(1).copied().unwrap_or(0) & 0x1f
+}
+
+/// Whether one nexus's command can be carried out for several.
+pub(super) fn is_for_several(cdb: &[u8]) -> bool {
+    action(cdb) <= REGISTER_AND_IGNORE_EXISTING_KEY
 }
 
 /// A parameter list that says only this.

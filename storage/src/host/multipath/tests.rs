@@ -142,6 +142,10 @@ fn port(nexus: usize) -> u16 {
 }
 
 impl ScsiHost for Leg {
+    fn carries(&self, _: &[u8]) -> bool {
+        true
+    }
+
     fn execute(&self, request: Request<'_>) -> io::Result<Completion> {
         let (mut target, nexus, cdb) = (self.0.lock().unwrap(), self.1, request.cdb);
         if target.offline.contains(&nexus) {
@@ -209,6 +213,10 @@ impl ScsiHost for Leg {
 struct Map(Arc<Mutex<Target>>, Arc<Mutex<usize>>);
 
 impl ScsiHost for Map {
+    fn carries(&self, _: &[u8]) -> bool {
+        true
+    }
+
     fn execute(&self, request: Request<'_>) -> io::Result<Completion> {
         Leg(Arc::clone(&self.0), *self.1.lock().unwrap()).execute(request)
     }
@@ -349,7 +357,7 @@ fn a_path_that_is_away_is_registered_when_it_comes_back() {
     rig.good(1, WERO, K, 0);
     assert_eq!(rig.keys(), [(0, K), (2, K)]);
     rig.target().offline.clear();
-    rig.multipath.restored();
+    rig.multipath.refresh_paths();
     assert_eq!(rig.keys(), EVERYWHERE);
     assert_eq!(rig.write(1), Completion::default());
 }
@@ -377,7 +385,7 @@ fn a_path_is_not_registered_again_once_the_key_is_gone() {
     assert_eq!(rig.stranger(1, WERO, 0xb1, 0), Status::GOOD);
     rig.target().offline.clear();
     rig.target().attentions.clear();
-    rig.multipath.restored();
+    rig.multipath.refresh_paths();
     assert_eq!(rig.keys(), [(STRANGER, 0xb1)]);
     for path in 0..STRANGER {
         assert_eq!(rig.write(path), conflict());
@@ -393,7 +401,7 @@ fn what_is_left_of_a_registration_goes_when_its_path_comes_back() {
     rig.good(0, 0, K, 0);
     assert_eq!(rig.keys(), [(2, K)]);
     rig.target().offline.clear();
-    rig.multipath.restored();
+    rig.multipath.refresh_paths();
     assert_eq!(rig.keys(), []);
 }
 
@@ -404,7 +412,7 @@ fn a_reservation_stays_with_its_path() {
     rig.good(0, 0, 0, K);
     rig.good(1, 1, K, 0);
     rig.target().offline.clear();
-    rig.multipath.restored();
+    rig.multipath.refresh_paths();
     assert_eq!(rig.target().holder, Some((1, 1)));
     // Again by the holder's path, or the device would refuse it.
     rig.good(1, 1, K, 0);
@@ -423,7 +431,7 @@ fn a_reservation_whose_path_is_away_is_taken_over_by_another() {
     assert_eq!(rig.target().holder, Some((1, 1)));
     assert_eq!(rig.keys(), [(1, K), (2, K)]);
     rig.target().offline.clear();
-    rig.multipath.restored();
+    rig.multipath.refresh_paths();
     assert_eq!(rig.keys(), EVERYWHERE);
     rig.target().offline = vec![1];
     rig.good(2, 1, K, 0);
@@ -498,7 +506,7 @@ fn another_process_finds_what_the_last_one_left() {
     assert_eq!(report::keys(&next.report(0)), [K]);
     next.good(2, 1, K, 0);
     assert_eq!(next.target().holder, None);
-    next.multipath.restored();
+    next.multipath.refresh_paths();
     assert_eq!(next.keys(), EVERYWHERE);
 }
 
@@ -540,7 +548,7 @@ fn an_outcome_that_nobody_knows_is_told_and_looked_after() {
         let lost = Completion { host_status: HostStatus::TIME_OUT, ..Completion::default() };
         rig.fail(0, lost.clone(), carried_out);
         assert_eq!(rig.out(6, 0, 0, K), lost);
-        rig.multipath.restored();
+        rig.multipath.refresh_paths();
         let expected = if carried_out { EVERYWHERE.to_vec() } else { vec![] };
         assert_eq!(rig.keys(), expected);
     }
@@ -566,4 +574,13 @@ fn no_path_is_a_failure_of_the_way() {
     assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
     rig.target().offline = vec![0, 1];
     rig.multipath.reset_logical_unit().unwrap();
+}
+
+#[test]
+fn what_several_nexuses_cannot_be_given_is_not_carried() {
+    let rig = Rig::new();
+    for action in 0..=0x1f {
+        assert_eq!(rig.multipath.carries(&[0x5f, action]), action <= 6, "{action}");
+    }
+    assert!(rig.multipath.carries(&[0x5e, 3]));
 }

@@ -103,6 +103,16 @@ impl Sysfs {
         Some(ScsiDevice { address, folder, sysfs: self.clone() })
     }
 
+    /// How many paths the multipath map at `path` has; none where it is something else.
+    #[must_use]
+    pub fn paths_of(&self, path: &Path) -> usize {
+        let number = fs::metadata(path).ok().and_then(|metadata| Number::of(&metadata));
+        match number.map(|number| self.node(number)) {
+            Some(Ok(Found::Block(block))) => block.legs().len(),
+            _ => 0,
+        }
+    }
+
     /// What the node with `number` belongs to.
     pub(super) fn node(&self, number: Number) -> io::Result<Found> {
         let folder = self.folder(&number.to_string()).resolved()?;

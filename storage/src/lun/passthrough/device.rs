@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::presence::Place;
 use crate::host::broker::Broker;
+use crate::host::multipath::Multipath;
 use crate::host::privileged::Privileged;
 use crate::host::sg::SgDevice;
 use crate::host::{OpenError, Options, ScsiHost};
@@ -25,10 +26,16 @@ impl Device {
     /// # Errors
     /// [`OpenError`] says why it cannot be used.
     pub fn open(spec: &PassthroughSpec, path: &Path) -> Result<Device, OpenError> {
-        let device = SgDevice::open(path, &options(spec))?;
+        let options = options(spec);
+        let device = Arc::new(SgDevice::open(path, &options)?);
         let place = Place::of(&device);
         let broker = spec.broker.as_deref().map(Broker::new).map(Arc::new);
-        Ok(Device { host: Arc::new(Privileged::new(Arc::new(device), broker)), place })
+        let host: Arc<dyn ScsiHost> = if device.legs().is_empty() {
+            Arc::new(Privileged::new(device, broker))
+        } else {
+            Arc::new(Multipath::open(device, &options, broker.as_ref())?)
+        };
+        Ok(Device { host, place })
     }
 }
 

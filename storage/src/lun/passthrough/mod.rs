@@ -17,6 +17,7 @@ use super::{LogicalUnit, Submitted, UnitEvents};
 use crate::engine::IoContext;
 use crate::engine::workers::{Capacity, Refused, Workers};
 use crate::host::OpenError;
+use crate::host::multipath::Multipath;
 use crate::host::sg::SgDevice;
 use crate::scsi::cdb::Cdb;
 use crate::scsi::status::Status;
@@ -188,7 +189,10 @@ pub(super) fn open(spec: &PassthroughSpec) -> Result<Arc<dyn LogicalUnit>, OpenE
 
 /// Finds out whether [`open`] would succeed.
 pub(super) fn check(spec: &PassthroughSpec) -> Result<(), OpenError> {
-    SgDevice::check(&spec.path, &device::options(spec))?;
+    let options = device::options(spec);
+    SgDevice::check(&spec.path, &options)?;
+    let device = SgDevice::watch(&spec.path)?;
+    Multipath::check(&device, &options)?;
     // INQUIRY takes nobody's unit attention.
-    Pin::new(spec.expect.as_ref(), &SgDevice::watch(&spec.path)?).map(drop)
+    Pin::new(spec.expect.as_ref(), &device).map(drop)
 }

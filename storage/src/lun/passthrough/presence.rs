@@ -76,6 +76,18 @@ impl Place {
         sights.find(|sight| matches!(sight, Sight::Running(_))).unwrap_or(Sight::Offline)
     }
 
+    /// The paths of a map, as of now: their names, and whether commands get through.
+    #[must_use]
+    pub fn paths(&self) -> Vec<(String, bool)> {
+        let legs = match (&self.device, &self.block) {
+            (None, Some(map)) => map.legs(),
+            _ => return Vec::new(),
+        };
+        let runs = |device| matches!(state_of(&device, None), Sight::Running(_));
+        let path = |leg: BlockNode| (leg.name().to_owned(), leg.device().is_some_and(runs));
+        legs.into_iter().map(path).collect()
+    }
+
     /// The SCSI devices that it is made of, as of now.
     #[must_use]
     pub fn addresses(&self) -> Vec<Hctl> {
@@ -143,6 +155,10 @@ pub struct Absent;
 impl ScsiHost for Absent {
     fn execute(&self, _: Request<'_>) -> io::Result<Completion> {
         Ok(Completion { host_status: HostStatus::NO_CONNECT, ..Completion::default() })
+    }
+
+    fn carries(&self, _: &[u8]) -> bool {
+        true
     }
 
     fn reset_logical_unit(&self) -> io::Result<()> {

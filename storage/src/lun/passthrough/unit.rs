@@ -150,6 +150,7 @@ impl Unit {
     pub(super) fn end(&self) {
         self.ending.store(true, Ordering::Release);
         self.bell.ring();
+        self.host().close();
     }
 
     /// Makes attempts at a command with `len` bytes of data until one has an end that the

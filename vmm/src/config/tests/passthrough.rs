@@ -222,7 +222,7 @@ fn keys_of_disks_do_not_go_with_a_device() {
     assert_eq!(
         lines[4],
         "guest1.toml:10:11: controller.lun.discard with the passthrough at line 5: the device \
-         itself answers UNMAP; remove it; deny = [\"42\"] refuses UNMAP"
+         itself answers UNMAP; remove it; deny = [\"UNMAP\"] refuses it"
     );
 }
 

@@ -38,6 +38,9 @@ impl Wanted {
     /// Who is registered, and who holds the reservation?
     pub(super) const RESERVATIONS: Wanted = Wanted(1 << 4);
 
+    /// What has become of the paths?
+    pub(super) const PATHS: Wanted = Wanted(1 << 6);
+
     pub(super) fn and(self, other: Wanted) -> Wanted {
         Wanted(self.0 | other.0)
     }

@@ -33,6 +33,9 @@ pub(super) fn carry_out(unit: &dyn Watched, wanted: Wanted) {
     if wanted.has(Wanted::ABOUT_IT) {
         examine(unit, wanted);
     }
+    if wanted.has(Wanted::PATHS) && watch.pin.is_trusted() {
+        unit.host().refresh_paths();
+    }
     if wanted.has(Wanted::RESERVATIONS) && watch.pin.is_trusted() {
         look_at_reservations(unit);
     }

@@ -114,6 +114,8 @@ struct Presence {
     away_since: Option<Instant>,
     /// Its size at the last look, in blocks of 512 bytes.
     sectors: Option<u64>,
+    /// Its paths at the last look, where it is a map.
+    paths: Vec<(String, bool)>,
     /// What was said last about it, which is not said again.
     complaint: String,
 }
@@ -262,9 +264,9 @@ impl Watch {
 impl Presence {
     /// That of a device which has just been opened.
     fn new(place: Place, hidden: bool) -> Presence {
-        let sectors = place.look().sectors();
+        let (sectors, paths) = (place.look().sectors(), place.paths());
         let complaint = String::new();
-        Presence { place, connected: true, hidden, away_since: None, sectors, complaint }
+        Presence { place, connected: true, hidden, away_since: None, sectors, paths, complaint }
     }
 
     /// Says something about the logical unit, once.

@@ -24,6 +24,8 @@ use crate::scsi::sense::SenseCode;
 pub(super) enum Notice {
     /// The device told somebody of this.
     Attention(SenseCode),
+    /// A map of the device mapper uses a path again.
+    PathBack,
     /// A look at sysfs shows more.
     Look,
     /// The host has given the device up.
@@ -51,6 +53,9 @@ impl Notice {
         }
         if has("SDEV_MEDIA_CHANGE") || has("DISK_MEDIA_CHANGE") {
             return Some(Notice::Attention(SenseCode::NOT_READY_TO_READY_CHANGE));
+        }
+        if event.get("DM_ACTION") == Some("PATH_REINSTATED") {
+            return Some(Notice::PathBack);
         }
         has("RESIZE").then_some(Notice::Look)
     }

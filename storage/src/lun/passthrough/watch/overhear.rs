@@ -36,11 +36,56 @@ impl ScsiHost for Overhearing<'_> {
         Ok(completion)
     }
 
+    fn carries(&self, cdb: &[u8]) -> bool {
+        self.host.carries(cdb)
+    }
+
     fn reset_logical_unit(&self) -> io::Result<()> {
         self.host.reset_logical_unit()
     }
 
+    fn refresh_paths(&self) {
+        self.host.refresh_paths();
+    }
+
+    fn close(&self) {
+        self.host.close();
+    }
+
     fn limits(&self) -> io::Result<HostLimits> {
         self.host.limits()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A host that carries nothing but what begins with 0.
+    #[derive(Debug)]
+    struct Narrow;
+
+    impl ScsiHost for Narrow {
+        fn execute(&self, _: Request<'_>) -> io::Result<Completion> {
+            Ok(Completion::default())
+        }
+
+        fn carries(&self, cdb: &[u8]) -> bool {
+            cdb[0] == 0
+        }
+
+        fn reset_logical_unit(&self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn limits(&self) -> io::Result<HostLimits> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    #[test]
+    fn what_is_not_carried_is_not_carried_overheard_either() {
+        let host = Overhearing::new(&Narrow);
+        assert!(host.carries(&[0]) && !host.carries(&[0x5f]));
     }
 }

@@ -731,3 +731,36 @@ fn a_map_is_as_well_as_the_best_of_its_paths() {
     tree.remove("devices/virtual/block/dm-0");
     assert_eq!(place.look(), Sight::Gone);
 }
+
+#[test]
+fn paths_that_come_and_come_back_are_noticed() {
+    let tree = Tree::new();
+    let leg = |name: &str, host: u8| {
+        let device = tree.device(&format!("pci/host{host}/x"), &format!("{host}:0:0:1"));
+        tree.disk(&device, name, &format!("8:{host}"))
+    };
+    let map = tree.volume("mpath-x", &[&leg("sdc", 4), &leg("sdd", 5)]);
+    tree.file(&format!("{map}/size"), "2048");
+    let place = Place { device: None, block: Some(tree.block_node(&map)), ports: Ports::default() };
+    let (clock, watcher) = (Clock::stopped(), Arc::new(Watcher::idle().unwrap()));
+    let (unit, host) = unit(place, &clock, Pin::PATIENCE);
+    watcher.watch(&(Arc::clone(&unit) as Arc<dyn Watched>));
+    let refreshes = |events: &[Event]| {
+        clock.advance(ROUND);
+        watcher.turn(clock.now(), events);
+        unit.watch.errands.settle();
+        host.take_refreshes()
+    };
+    assert_eq!([refreshes(&[]), refreshes(&[])], [0, 0]);
+    // As multipathd has the map use a path again, which the host never had for offline.
+    let event = |action| event("change", "block", "virtual/block/dm-0", action);
+    assert_eq!(refreshes(&[event("DM_ACTION=PATH_FAILED")]), 0);
+    assert_eq!(refreshes(&[event("DM_ACTION=PATH_REINSTATED")]), 1);
+    let state = |state| tree.file("devices/pci/host5/x/5:0:0:1/state", state);
+    state("transport-offline");
+    refreshes(&[]);
+    state("running");
+    assert_eq!([refreshes(&[]), refreshes(&[])], [1, 0]);
+    tree.link(&format!("{map}/slaves/sde"), &leg("sde", 6));
+    assert_eq!([refreshes(&[]), refreshes(&[])], [1, 0]);
+}

@@ -247,6 +247,7 @@ impl Entry {
                 watch.pin.suspect();
                 self.look_by(now);
             }
+            Notice::PathBack if is_node => watch.want(Wanted::PATHS),
             Notice::Look | Notice::Removed if is_own || is_node => self.look_by(now),
             _ => {}
         }
@@ -276,6 +277,9 @@ impl Watch {
         let sight = place.look();
         let wanted = self.take_in(unit, sight, now);
         let wanted = wanted.and(self.changes(unit, sight)).and(self.errands.take_postponed());
+        let paths = place.paths();
+        let before = std::mem::replace(&mut self.presence().paths, paths.clone());
+        let wanted = if before == paths { wanted } else { wanted.and(Wanted::PATHS) };
         if !wanted.is_empty() {
             self.want(wanted);
         }
