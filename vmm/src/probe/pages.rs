@@ -120,13 +120,8 @@ mod tests {
             set_target_port_groups: false,
         };
         let (overlay, write_protected) = (&Overlay::default(), false);
-        let context = Context {
-            facts: &facts,
-            limits: &limits,
-            overlay,
-            write_protected: read_only,
-            promises,
-        };
+        let context =
+            Context { facts: &facts, limits: &limits, overlay, write_protected, promises };
         read(&host, &context)
     }
 
