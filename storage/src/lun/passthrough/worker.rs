@@ -158,8 +158,8 @@ impl Forward {
 
     /// REPORT SUPPORTED OPERATION CODES says nothing of what is not allowed.
     fn filtered(&mut self) -> Response {
-        /// Longer than the list of any device.
-        const LONGEST: usize = 64 << 10;
+        /// Longer than the list of any device, of which some take no more than 16 bits here.
+        const LONGEST: usize = 32 << 10;
         const ALLOCATION_LENGTH: usize = 6;
         let (view, wanted, cdb) = (Arc::clone(&self.plan.view), self.plan.len, self.plan.cdb);
         let carried = usize::try_from(view.limits.hard).unwrap_or(usize::MAX);
