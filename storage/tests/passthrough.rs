@@ -10,11 +10,14 @@ use std::time::Duration;
 use common::lane::Queue;
 use common::transfer_16;
 use proptest::prelude::*;
-use storage::host::{Completion, HostLimits, HostStatus, Request, ScsiHost};
+use storage::host::sysfs::Ports;
+use storage::host::{Completion, HostLimits, HostStatus, OpenError, Request, ScsiHost};
 use storage::lun::LogicalUnit;
 use storage::lun::passthrough::Passthrough;
 use storage::lun::passthrough::counters::Counts;
+use storage::lun::passthrough::device::Device;
 use storage::lun::passthrough::policy::Preset;
+use storage::lun::passthrough::presence::Place;
 use storage::lun::spec::PassthroughSpec;
 use storage::scsi::sense::{Sense, SenseCode};
 use storage::scsi::status::Status;
@@ -900,4 +903,25 @@ fn the_end_of_a_logical_unit_waits_for_no_other_process() {
     assert!(!host.is_closed());
     drop(lun);
     assert!(host.is_closed());
+}
+
+#[test]
+fn initiators_that_fence_each_other_have_no_nexus_in_common() {
+    let open = |spec: &PassthroughSpec, initiator: &str| {
+        let host: Arc<dyn ScsiHost> = Arc::new(FakeHost::default());
+        let target = Some("naa.5001405000000077".into());
+        let ports = Ports { initiator: Some(initiator.into()), target };
+        let place = Place { ports, ..Place::default() };
+        Passthrough::new(spec, Device { host, place })
+    };
+    let (one, other) = ("naa.5001405000000078", "naa.5001405000000079");
+    let first = open(&cluster(), one).unwrap();
+    let second = open(&cluster(), one);
+    assert!(matches!(second, Err(OpenError::InUse(None))), "{second:?}");
+    open(&cluster(), other).unwrap();
+    // Those that do not fence.
+    open(&spec(), one).unwrap();
+    open(&PassthroughSpec { shared_nexus: true, ..cluster() }, one).unwrap();
+    drop(first);
+    open(&cluster(), one).unwrap();
 }

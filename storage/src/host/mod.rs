@@ -15,6 +15,7 @@ pub mod filter;
 mod in_use;
 pub mod lent;
 pub mod multipath;
+pub mod nexus;
 mod open;
 pub mod privilege;
 pub mod privileged;

@@ -18,7 +18,9 @@ use crate::engine::IoContext;
 use crate::engine::workers::{Capacity, Refused, Workers};
 use crate::host::OpenError;
 use crate::host::multipath::Multipath;
+use crate::host::nexus::Nexus;
 use crate::host::sg::SgDevice;
+use crate::host::sysfs::Ports;
 use crate::scsi::cdb::Cdb;
 use crate::scsi::status::Status;
 use crate::task::{Response, Task};
@@ -60,6 +62,8 @@ use worker::Forward;
 pub struct Passthrough {
     unit: Arc<Unit>,
     workers: Workers<Forward>,
+    /// Kept from others, where initiators fence each other by it.
+    _nexus: Option<Nexus>,
 }
 
 impl Passthrough {
@@ -87,10 +91,11 @@ impl Passthrough {
             waiting: Passthrough::WAITING,
             stack: Some(Passthrough::STACK),
         };
+        let nexus = nexus(spec, &view, &device.place.ports)?;
         let unit = Arc::new(Unit::new(spec, device, view, pin));
         let watched = Arc::clone(&unit) as Arc<dyn Watched>;
         Watcher::of_process().map_err(OpenError::Watch)?.watch(&watched);
-        Ok(Passthrough { unit, workers: Workers::new("lun", capacity) })
+        Ok(Passthrough { unit, workers: Workers::new("lun", capacity), _nexus: nexus })
     }
 
     /// What the logical unit is at present.
@@ -179,6 +184,14 @@ impl LogicalUnit for Passthrough {
 impl Drop for Passthrough {
     fn drop(&mut self) {
         self.unit.end();
+    }
+}
+
+/// Takes the nexus between `ports`, where the policy promises one of its own.
+fn nexus(spec: &PassthroughSpec, view: &View, ports: &Ports) -> Result<Option<Nexus>, OpenError> {
+    match view.facts.identity() {
+        Some(unit) if view.policy.fences() && !spec.shared_nexus => Nexus::take(&unit, ports),
+        _ => Ok(None),
     }
 }
 

@@ -1,5 +1,6 @@
 //! A reset of the device itself, by way of a nexus that nobody else uses.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -19,14 +20,20 @@ pub(super) fn begin(unit: &Arc<Unit>, done: Done) {
     let spawned =
         thread::Builder::new().name("lun-reset".into()).stack_size(STACK).spawn(move || {
             if let Err(why) = reset(&unit) {
-                // Its commands are waited for all the same.
-                log::warn!("{}: the device is not reset: {why}", unit.spec.path.display());
+                complain(&unit, &why);
             }
             call(&left);
         });
     if let Err(error) = spawned {
         log::warn!("{name}: no thread to reset the device: {error}");
         call(&done);
+    }
+}
+
+/// Says once why the device is not reset. Its commands are waited for all the same.
+fn complain(unit: &Unit, why: &str) {
+    if !unit.not_reset.swap(true, Ordering::Relaxed) {
+        log::warn!("{}: the device is not reset: {why}", unit.spec.path.display());
     }
 }
 

@@ -47,6 +47,8 @@ pub struct Unit {
     stopped: AtomicBool,
     /// It ends: nothing is held any more.
     ending: AtomicBool,
+    /// It was said that the device cannot be reset; an initiator must not be able to fill a log.
+    pub(super) not_reset: AtomicBool,
 }
 
 /// How long a command is held.
@@ -87,6 +89,7 @@ impl Unit {
             bell: Bell::default(),
             stopped: AtomicBool::new(false),
             ending: AtomicBool::new(false),
+            not_reset: AtomicBool::new(false),
         }
     }
 

@@ -106,7 +106,7 @@ impl Timeouts {
 
 /// Asks a device of SPC-3 or later, others may not survive the question; first with its time-outs
 /// (RCTD).
-pub(super) fn read(probe: &Probe<'_>, facts: &Facts) -> Result<Option<Commands>, ExamineError> {
+pub(super) fn read(probe: &mut Probe<'_>, facts: &Facts) -> Result<Option<Commands>, ExamineError> {
     const VERSION_SPC_3: u8 = 5;
     const RCTD: u8 = 0x80;
     if facts.version() < VERSION_SPC_3 {
@@ -120,7 +120,7 @@ pub(super) fn read(probe: &Probe<'_>, facts: &Facts) -> Result<Option<Commands>,
     Ok(commands.filter(|commands| !commands.all().is_empty()))
 }
 
-fn all_commands(probe: &Probe<'_>, options: u8) -> Result<Option<Vec<u8>>, ExamineError> {
+fn all_commands(probe: &mut Probe<'_>, options: u8) -> Result<Option<Vec<u8>>, ExamineError> {
     /// More than all operation codes with a time-out each.
     const ENOUGH: u16 = 8192;
     let [high, low] = ENOUGH.to_be_bytes();

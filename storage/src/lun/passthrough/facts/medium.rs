@@ -48,7 +48,7 @@ impl Medium {
 }
 
 /// Reads the capacity, first by the command that a device of its age knows.
-pub(super) fn read(probe: &Probe<'_>, facts: &Facts) -> Result<Option<Medium>, ExamineError> {
+pub(super) fn read(probe: &mut Probe<'_>, facts: &Facts) -> Result<Option<Medium>, ExamineError> {
     const VERSION_SPC_3: u8 = 5;
     /// Direct access, write-once, CD, optical memory, simplified direct access, host-managed zoned.
     const WITH_CAPACITY: [u8; 6] = [0x00, 0x04, 0x05, 0x07, 0x0e, 0x14];
@@ -71,12 +71,12 @@ pub(super) fn read(probe: &Probe<'_>, facts: &Facts) -> Result<Option<Medium>, E
     }
 }
 
-fn capacity_16(probe: &Probe<'_>) -> Result<Option<Medium>, ExamineError> {
+fn capacity_16(probe: &mut Probe<'_>) -> Result<Option<Medium>, ExamineError> {
     let cdb = [0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0];
     Ok(probe.ask(&cdb, 32)?.and_then(|data| Medium::of_16(&data)))
 }
 
-fn capacity_10(probe: &Probe<'_>) -> Result<Option<Medium>, ExamineError> {
+fn capacity_10(probe: &mut Probe<'_>) -> Result<Option<Medium>, ExamineError> {
     let cdb = [0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     Ok(probe.ask(&cdb, 8)?.and_then(|data| Medium::of_10(&data)))
 }

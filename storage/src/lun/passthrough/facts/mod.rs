@@ -6,6 +6,7 @@
 use crate::host::{HostStatus, ScsiHost};
 use crate::scsi::designator::{self, Association, Designator, Kind};
 use crate::scsi::mode;
+use crate::scsi::sense::SenseCode;
 use crate::scsi::vpd::PageCode;
 
 mod commands;
@@ -36,6 +37,8 @@ pub struct Facts {
     /// Whether it was told to make sense data in descriptor format (D_SENSE of the Control mode
     /// page).
     pub descriptor_sense: bool,
+    /// The unit attentions that were met on the way, which no initiator sees any more.
+    pub attentions: Vec<SenseCode>,
 }
 
 /// Nobody can tell what a device is: the predicate of a sentence about it.
@@ -60,7 +63,7 @@ pub enum ExamineError {
 /// # Errors
 /// When its INQUIRY data cannot be had, or the way to it breaks.
 pub fn examine(host: &dyn ScsiHost) -> Result<Facts, ExamineError> {
-    let probe = Probe::new(host);
+    let mut probe = Probe::new(host);
     let mut facts = Facts { inquiry: probe.inquiry()?, ..Facts::default() };
     if facts.qualifier() != 0 {
         return Err(ExamineError::NoLogicalUnit(facts.qualifier()));
@@ -69,10 +72,11 @@ pub fn examine(host: &dyn ScsiHost) -> Result<Facts, ExamineError> {
     facts.serial = probe.page(&facts, PageCode::UNIT_SERIAL_NUMBER)?.and_then(|page| text(&page));
     facts.identification = probe.page(&facts, PageCode::DEVICE_IDENTIFICATION)?;
     facts.block_limits = probe.page(&facts, PageCode::BLOCK_LIMITS)?;
-    facts.medium = medium::read(&probe, &facts)?;
+    facts.medium = medium::read(&mut probe, &facts)?;
     // Whoever cannot answer these is usable nevertheless, even if it had to be reset.
     facts.descriptor_sense = probe.control_page().is_ok_and(|it| mode::descriptor_sense(&it));
-    facts.commands = commands::read(&probe, &facts).unwrap_or(None);
+    facts.commands = commands::read(&mut probe, &facts).unwrap_or(None);
+    facts.attentions = probe.attentions;
     Ok(facts)
 }
 

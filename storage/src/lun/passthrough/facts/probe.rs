@@ -26,6 +26,8 @@ const OLD_ALLOCATION: u8 = 252;
 #[derive(Debug)]
 pub(super) struct Probe<'a> {
     host: &'a dyn ScsiHost,
+    /// The unit attentions that were met.
+    pub(super) attentions: Vec<SenseCode>,
 }
 
 /// How a command ended.
@@ -38,8 +40,40 @@ enum End {
     Again { pause: bool },
 }
 
-impl End {
-    fn of(completion: &Completion, bytes: Vec<u8>) -> End {
+impl<'a> Probe<'a> {
+    pub(super) fn new(host: &'a dyn ScsiHost) -> Probe<'a> {
+        Probe { host, attentions: Vec::new() }
+    }
+
+    /// What the device answers, at most `len` bytes; `None` where it has no answer.
+    pub(super) fn ask(&mut self, cdb: &[u8], len: usize) -> Result<Option<Vec<u8>>, ExamineError> {
+        for _ in 0..TRIES {
+            match self.send(cdb, len)? {
+                End::Data(bytes) => return Ok(Some(bytes)),
+                End::Refused => return Ok(None),
+                End::Again { pause: true } => std::thread::sleep(PAUSE),
+                End::Again { pause: false } => {}
+            }
+        }
+        Ok(None)
+    }
+
+    fn send(&mut self, cdb: &[u8], len: usize) -> Result<End, ExamineError> {
+        let (completion, bytes) = whole::receive(self.host, cdb, len, TIMEOUT)?;
+        match completion.host_status {
+            HostStatus::OK => Ok(self.judge(&completion, bytes)),
+            HostStatus::BUS_BUSY
+            | HostStatus::PARITY
+            | HostStatus::RESET
+            | HostStatus::SOFT_ERROR
+            | HostStatus::IMM_RETRY
+            | HostStatus::REQUEUE
+            | HostStatus::TRANSPORT_DISRUPTED => Ok(End::Again { pause: true }),
+            broken => Err(ExamineError::Transport(broken)),
+        }
+    }
+
+    fn judge(&mut self, completion: &Completion, bytes: Vec<u8>) -> End {
         const BECOMING_READY: (u8, u8) = (0x04, 0x01);
         match completion.status {
             Status::GOOD => return End::Data(bytes),
@@ -55,7 +89,10 @@ impl End {
         };
         match code.key {
             SenseKey::NO_SENSE | SenseKey::RECOVERED_ERROR => End::Data(bytes),
-            SenseKey::UNIT_ATTENTION => End::Again { pause: false },
+            SenseKey::UNIT_ATTENTION => {
+                self.attentions.push(code);
+                End::Again { pause: false }
+            }
             SenseKey::ABORTED_COMMAND => End::Again { pause: true },
             SenseKey::NOT_READY if (code.asc, code.ascq) == BECOMING_READY => {
                 End::Again { pause: true }
@@ -63,45 +100,11 @@ impl End {
             _ => End::Refused,
         }
     }
-}
-
-impl<'a> Probe<'a> {
-    pub(super) fn new(host: &'a dyn ScsiHost) -> Probe<'a> {
-        Probe { host }
-    }
-
-    /// What the device answers, at most `len` bytes; `None` where it has no answer.
-    pub(super) fn ask(&self, cdb: &[u8], len: usize) -> Result<Option<Vec<u8>>, ExamineError> {
-        for _ in 0..TRIES {
-            match self.send(cdb, len)? {
-                End::Data(bytes) => return Ok(Some(bytes)),
-                End::Refused => return Ok(None),
-                End::Again { pause: true } => std::thread::sleep(PAUSE),
-                End::Again { pause: false } => {}
-            }
-        }
-        Ok(None)
-    }
-
-    fn send(&self, cdb: &[u8], len: usize) -> Result<End, ExamineError> {
-        let (completion, bytes) = whole::receive(self.host, cdb, len, TIMEOUT)?;
-        match completion.host_status {
-            HostStatus::OK => Ok(End::of(&completion, bytes)),
-            HostStatus::BUS_BUSY
-            | HostStatus::PARITY
-            | HostStatus::RESET
-            | HostStatus::SOFT_ERROR
-            | HostStatus::IMM_RETRY
-            | HostStatus::REQUEUE
-            | HostStatus::TRANSPORT_DISRUPTED => Ok(End::Again { pause: true }),
-            broken => Err(ExamineError::Transport(broken)),
-        }
-    }
 
     /// The standard INQUIRY data: as much as every device has, then as much as it says to have.
-    pub(super) fn inquiry(&self) -> Result<Vec<u8>, ExamineError> {
+    pub(super) fn inquiry(&mut self) -> Result<Vec<u8>, ExamineError> {
         const SHORT: u8 = 36;
-        let ask = |len: u8, probe: &Self| {
+        let ask = |len: u8, probe: &mut Self| {
             probe.ask(&[0x12, 0, 0, 0, len, 0], len.into()).map(Option::unwrap_or_default)
         };
         let short = ask(SHORT, self)?;
@@ -116,7 +119,7 @@ impl<'a> Probe<'a> {
 
     /// The codes of the Supported VPD Pages page. A device that knows no such pages may answer
     /// with its standard INQUIRY data, which looks like it.
-    pub(super) fn page_list(&self, inquiry: &[u8]) -> Result<Option<Vec<u8>>, ExamineError> {
+    pub(super) fn page_list(&mut self, inquiry: &[u8]) -> Result<Option<Vec<u8>>, ExamineError> {
         let Some(page) = self.vpd(PageCode::SUPPORTED_PAGES)? else { return Ok(None) };
         let list = page.get(4..).filter(|_| !is_inquiry(&page, inquiry));
         Ok(list.map(<[u8]>::to_vec))
@@ -124,14 +127,14 @@ impl<'a> Probe<'a> {
 
     /// A VPD page that the device lists, as long as it says and is.
     pub(super) fn page(
-        &self,
+        &mut self,
         facts: &Facts,
         code: PageCode,
     ) -> Result<Option<Vec<u8>>, ExamineError> {
         if facts.lists(code) { self.vpd(code) } else { Ok(None) }
     }
 
-    fn vpd(&self, code: PageCode) -> Result<Option<Vec<u8>>, ExamineError> {
+    fn vpd(&mut self, code: PageCode) -> Result<Option<Vec<u8>>, ExamineError> {
         let first = self.vpd_within(code, OLD_ALLOCATION.into())?;
         let Some(page) = first else { return Ok(None) };
         let whole = u16_at(&page, 2).saturating_add(4);
@@ -142,7 +145,7 @@ impl<'a> Probe<'a> {
         Ok(Some(long.filter(|long| long.len() > page.len()).unwrap_or(page)))
     }
 
-    fn vpd_within(&self, code: PageCode, len: u16) -> Result<Option<Vec<u8>>, ExamineError> {
+    fn vpd_within(&mut self, code: PageCode, len: u16) -> Result<Option<Vec<u8>>, ExamineError> {
         let [high, low] = len.to_be_bytes();
         let Some(mut page) = self.ask(&[0x12, 0x01, code.0, high, low, 0], len.into())? else {
             return Ok(None);
@@ -152,7 +155,7 @@ impl<'a> Probe<'a> {
     }
 
     /// The current values of the Control mode page.
-    pub(super) fn control_page(&self) -> Result<Vec<u8>, ExamineError> {
+    pub(super) fn control_page(&mut self) -> Result<Vec<u8>, ExamineError> {
         const DBD: u8 = 0x08;
         let cdb = [0x1a, DBD, mode::PageCode::CONTROL.0, 0, OLD_ALLOCATION, 0];
         let data = self.ask(&cdb, OLD_ALLOCATION.into())?.unwrap_or_default();
