@@ -9,6 +9,7 @@ pub mod inquiry;
 pub mod mode;
 pub mod opcode;
 pub mod sense;
+pub mod start_stop;
 pub mod status;
 pub mod supported;
 pub mod unmap;

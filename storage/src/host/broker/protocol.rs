@@ -112,12 +112,6 @@ impl Kind {
             Kind::DeleteVport => 5,
         }
     }
-
-    /// Whether the descriptor of a device goes with it.
-    #[must_use]
-    pub fn has_device(self) -> bool {
-        matches!(self, Kind::Command | Kind::Ask | Kind::Reset)
-    }
 }
 
 /// The start of an extended request.

@@ -5,6 +5,7 @@ use super::state::{Change, State};
 use super::{Disk, Plan};
 use crate::scsi::cdb::Cdb;
 use crate::scsi::sense::{Sense, SenseCode};
+use crate::scsi::start_stop::StartStop;
 
 impl Disk {
     pub(super) fn test_unit_ready(&self) -> Result<Plan, Sense> {
@@ -23,19 +24,7 @@ impl Disk {
     /// START STOP UNIT. It answers when all is done, whatever IMMED says. The disk is stopped
     /// before it is flushed, and stays so if that fails.
     pub(super) fn start_stop_unit(&self, cdb: &Cdb) -> Result<Plan, Sense> {
-        const NO_FLUSH: u8 = 2;
-        const LOEJ: u8 = 1;
-        const START: u8 = 0;
-        if cdb.u8(4) >> 4 != 0 {
-            return Err(Sense::invalid_field(4, Some(7)));
-        }
-        if cdb.u8(3) & 0x0f != 0 {
-            return Err(Sense::invalid_field(3, Some(3)));
-        }
-        if cdb.bit(4, LOEJ) {
-            return Err(Sense::invalid_field(4, Some(LOEJ)));
-        }
-        let (start, flush) = (cdb.bit(4, START), !cdb.bit(4, NO_FLUSH));
+        let StartStop { start, flush } = StartStop::read(cdb)?;
         if start {
             let change = Change::between(State::STOPPED, State::default());
             return Ok(Plan::Change { change, flush: false });

@@ -12,6 +12,7 @@ use crate::lun::spec::PassthroughSpec;
 use crate::scsi::cdb::Cdb;
 use crate::scsi::command::{self, Command, Direction, Effect};
 use crate::scsi::sense::{Sense, SenseCode};
+use crate::scsi::start_stop::StartStop;
 use crate::scsi::supported;
 use crate::task::{ServiceResponse, Task};
 
@@ -208,20 +209,9 @@ fn then(command: Option<&Command>, cdb: &Cdb) -> Then {
 /// START STOP UNIT of a device that others use too: it goes on, and the initiator is told
 /// otherwise. What it has written is made stable first, unless it wants not.
 fn start_stop_unit(unit: &Unit, view: Arc<View>, cdb: &Cdb) -> Result<Route, Sense> {
-    const NO_FLUSH: u8 = 2;
-    const LOEJ: u8 = 1;
-    const START: u8 = 0;
-    if cdb.u8(4) >> 4 != 0 {
-        return Err(Sense::invalid_field(4, Some(7)));
-    }
-    if cdb.u8(3) & 0x0f != 0 {
-        return Err(Sense::invalid_field(3, Some(3)));
-    }
-    if cdb.bit(4, LOEJ) {
-        return Err(Sense::invalid_field(4, Some(LOEJ)));
-    }
-    if cdb.bit(4, START) || cdb.bit(4, NO_FLUSH) || unit.spec.read_only {
-        unit.set_stopped(!cdb.bit(4, START));
+    let StartStop { start, flush } = StartStop::read(cdb)?;
+    if start || !flush || unit.spec.read_only {
+        unit.set_stopped(!start);
         return Ok(Route::Good);
     }
     Ok(Route::Forward(synchronize_cache(&unit.spec, view, Then::Stop)))

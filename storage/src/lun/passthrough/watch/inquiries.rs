@@ -11,7 +11,7 @@ use std::sync::Arc;
 use log::Level;
 
 use super::errands::Wanted;
-use super::{Connection, Presence, Watch, Watched};
+use super::{Connection, Presence, Watched};
 use crate::host::ScsiHost;
 use crate::lun::passthrough::identity::Unknown;
 use crate::lun::passthrough::pin::Mistaken;
@@ -242,13 +242,5 @@ fn show(unit: &dyn Watched, presence: &mut Presence) {
             events.attention(code);
         }
         presence.tell(unit);
-    }
-}
-
-impl Watch {
-    /// Whether the initiator sees it.
-    #[must_use]
-    pub fn is_present(&self) -> bool {
-        !self.presence().hidden
     }
 }
